@@ -1,0 +1,382 @@
+# sqlite-faiss. `make` builds build/faiss.so, `make test` runs every test; both install
+# what they need with apt. `make help` lists the other targets and the variables.
+
+VERSION := 0.1.0
+FAISS_PINNED := 1.12.0
+
+# ---- what a build can be told ----------------------------------------------------------
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib/sqlite3
+# Debian's own Python: its sqlite3 module can load extensions, others often cannot.
+PYTHON ?= /usr/bin/python3
+CFLAGS ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+WERROR ?=
+SANITIZE ?=
+BENCH_DATA ?=
+INSTALL_PACKAGES ?= yes
+
+# Everything that is generated goes here.
+BUILD = build
+
+# An installed FAISS with its C API (/usr/local), or a source tree to build instead of the
+# pinned one, and the versions that the code is made for.
+FAISS_PREFIX ?=
+FAISS_SOURCE ?=
+FAISS_VERSIONS ?= 1.11 1.12
+# The SIMD level FAISS is compiled for (it does not choose at run time), and where the
+# builds are kept, one per level. `make clean` keeps them; checkouts may share them.
+FAISS_LEVEL ?= $(cpu_level)
+FAISS_BUILD ?= $(BUILD)/faiss-$(if $(FAISS_SOURCE),source,$(FAISS_PINNED))
+
+MAKEFLAGS += --no-print-directory
+
+# ---- variants --------------------------------------------------------------------------
+
+# Each kind of instrumentation has a directory of its own.
+ifeq "$(SANITIZE)" ""
+    OUT := $(BUILD)
+else ifeq "$(SANITIZE)" "address,undefined"
+    OUT := $(BUILD)/asan
+    instrument := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+else ifeq "$(SANITIZE)" "thread"
+    OUT := $(BUILD)/tsan
+    instrument := -O1 -fsanitize=thread
+else ifeq "$(SANITIZE)" "valgrind"
+    OUT := $(BUILD)/valgrind
+    instrument := -O1
+else
+    $(error SANITIZE is '$(SANITIZE)'; it must be address,undefined or thread or valgrind)
+endif
+
+# src/faiss/build.sh says why these two need a FAISS of their own, without OpenMP.
+ifneq "$(filter thread valgrind,$(SANITIZE))" ""
+    override FAISS_LEVEL := baseline
+    override FAISS_PREFIX :=
+    openmp := -fopenmp-simd
+else
+    openmp := -fopenmp
+endif
+
+# ---- FAISS -----------------------------------------------------------------------------
+
+machine := $(shell uname -m)
+cpu_flags := $(shell grep -m 1 '^flags' /proc/cpuinfo)
+has = $(if $(filter-out $(cpu_flags),$1),,yes)
+cpu_level := $(or \
+    $(if $(call has,avx512f avx512cd avx512vl avx512dq avx512bw),avx512),\
+    $(if $(call has,avx2 fma f16c),avx2),\
+    generic)
+
+ifneq "$(FAISS_PREFIX)" ""
+    # libfaiss_c_LEVEL.a beside libfaiss_LEVEL.a, or both without a level, or both shared.
+    faiss_dirs := $(addprefix $(FAISS_PREFIX)/,lib lib64 lib/$(machine)-linux-gnu)
+    faiss_c := $(firstword $(wildcard \
+        $(foreach name,libfaiss_c_$(FAISS_LEVEL).a libfaiss_c.a libfaiss_c.so,\
+            $(addsuffix /$(name),$(faiss_dirs)))))
+    ifeq "$(faiss_c)" ""
+        $(error FAISS_PREFIX: no libfaiss_c.a and no libfaiss_c.so in $(faiss_dirs))
+    endif
+    ifeq "$(findstring libfaiss_c_,$(faiss_c))" ""
+        override FAISS_LEVEL := generic
+    endif
+    FAISS_LIBS := $(faiss_c) $(subst libfaiss_c,libfaiss,$(faiss_c))
+    FAISS_INCLUDES := $(FAISS_PREFIX)/include $(FAISS_PREFIX)/include/faiss
+    FAISS_FETCHED :=
+    FAISS_BUILT := $(FAISS_LIBS)
+    build_packages := $(BUILD)/packages-build
+else
+    faiss_suffix := $(if $(filter avx512 avx2,$(FAISS_LEVEL)),_$(FAISS_LEVEL))
+    faiss_out := $(FAISS_BUILD)/$(FAISS_LEVEL)
+    FAISS_LIBS := $(faiss_out)/c_api/libfaiss_c$(faiss_suffix).a \
+        $(faiss_out)/faiss/libfaiss$(faiss_suffix).a
+    # Stamps named by what is fetched and how it is built, so that their age does not
+    # matter: a new checkout can use the builds of an older one.
+    ifeq "$(FAISS_SOURCE)" ""
+        faiss_pin := $(shell cat src/faiss/Cargo.lock src/faiss/build.sh | sha256sum | cut -c 1-12)
+        faiss_source := $(FAISS_BUILD)/source/faiss-sys/faiss
+        FAISS_FETCHED := $(FAISS_BUILD)/fetched-$(faiss_pin)
+        FAISS_BUILT := $(faiss_out)/built-$(faiss_pin)
+    else
+        faiss_source := $(FAISS_SOURCE)
+        FAISS_FETCHED :=
+        FAISS_BUILT := $(faiss_out)/built
+    endif
+    FAISS_INCLUDES := $(faiss_source)
+    ifeq "$(filter avx512 avx2 generic baseline,$(FAISS_LEVEL))" ""
+        $(error FAISS_LEVEL is '$(FAISS_LEVEL)'; it must be avx512, avx2 or generic)
+    endif
+    build_packages := $(BUILD)/packages-build-faiss
+endif
+
+# ---- compiler and linker ---------------------------------------------------------------
+
+warnings := -Wall -Wextra -Wpedantic -Wshadow $(if $(filter 1,$(WERROR)),-Werror)
+# FAISS's headers are not written to these warnings, hence -isystem. Given for a directory
+# that the compiler searches anyway, it would break C++'s own headers.
+includes := -Isrc -I$(OUT) \
+    $(addprefix -isystem ,$(filter-out /usr/include /usr/local/include,$(FAISS_INCLUDES)))
+defines := -D_GNU_SOURCE -DSQLITE_FAISS_VERSION='"$(VERSION)"' \
+    -DFAISS_SIMD_LEVEL='"$(FAISS_LEVEL)"'
+common := $(warnings) -fPIC -fvisibility=hidden -pthread $(openmp) $(includes) $(defines) -MMD -MP
+compile_c := $(CC) -std=c11 $(common) $(CPPFLAGS) $(CFLAGS) $(instrument)
+compile_cxx := $(CXX) -std=c++17 $(common) $(CPPFLAGS) $(CXXFLAGS) $(instrument)
+
+# Debian chooses among the flavours of libopenblas.so.0 by priority. Naming the directory
+# makes it the OpenMP one, at run time too, whichever others are installed.
+openblas := /usr/lib/$(machine)-linux-gnu/openblas-openmp
+libraries := $(FAISS_LIBS) -L$(openblas) -Wl,-rpath,$(openblas) -lopenblas -lgomp -lcjson -lm
+link := $(CXX) -pthread $(LDFLAGS) $(instrument)
+link_extension := $(link) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL \
+    -Wl,--version-script=src/faiss.map
+
+sources := $(wildcard src/*.c src/*.cpp)
+sql := $(wildcard sql/*.sql)
+objects := $(patsubst src/%,$(OUT)/%.o,$(basename $(sources)))
+# The same sources calling SQLite as a library, not through a host's pointers: what the
+# programs of tests/unit and tests/concurrency are linked with.
+core_objects := $(patsubst src/%,$(OUT)/core/%.o,$(basename $(sources)))
+unit_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/unit/*_test.c))
+concurrency_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/concurrency/*.c))
+formatted := $(wildcard $(foreach d,src tests/unit tests/concurrency tests/bench,\
+    $d/*.c $d/*.h $d/*.cpp))
+
+# ---- the extension ---------------------------------------------------------------------
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+
+.PHONY: all
+all: $(OUT)/faiss.so
+
+$(OUT)/faiss.so: $(objects) src/faiss.map $(FAISS_BUILT)
+	$(link_extension) -o $@ $(objects) $(libraries)
+
+$(OUT)/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
+	$(compile_c) -c -o $@ $<
+
+$(OUT)/%.o: src/%.cpp $(OUT)/flags | $(OUT)/checked
+	$(compile_cxx) -c -o $@ $<
+
+$(OUT)/core/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
+	@mkdir -p $(@D)
+	$(compile_c) -DSQLITE_CORE -c -o $@ $<
+
+$(OUT)/core/%.o: src/%.cpp $(OUT)/flags | $(OUT)/checked
+	@mkdir -p $(@D)
+	$(compile_cxx) -DSQLITE_CORE -c -o $@ $<
+
+# read_rows.sql becomes `#define SQL_READ_ROWS "..."`: without the lines that start with --,
+# the others joined by a blank.
+$(OUT)/sql.h: $(sql) $(OUT)/flags
+	@awk 'function finish() { if (name != "") print "#define SQL_" toupper(name) " \"" text "\"" } \
+	    FNR == 1 { finish(); name = FILENAME; gsub(/.*\/|\.sql$$/, "", name); text = "" } \
+	    { gsub(/^[ \t]+|[ \t]+$$/, ""); gsub(/\\/, "&&"); gsub(/"/, "\\\"") } \
+	    !/^--/ && !/^$$/ { text = text (text == "" ? "" : " ") $$0 } \
+	    END { finish() }' $(sql) /dev/null > $@
+
+# The commands and the lists of files: when they differ from those of the last build, and
+# only then, everything is made anew.
+flags := $(compile_c) | $(compile_cxx) | $(link_extension) $(libraries) | $(sources) $(sql)
+ifneq "$(strip $(shell [ ! -e $(OUT)/flags ] || cat $(OUT)/flags))" "$(strip $(flags))"
+$(OUT)/flags: FORCE
+endif
+$(OUT)/flags:
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(flags))' > $@
+
+$(OUT)/checked: .ci/check-versions $(OUT)/flags | $(build_packages) $(FAISS_FETCHED)
+	@CC='$(CC)' CPPFLAGS='$(CPPFLAGS) $(includes)' .ci/check-versions '$(FAISS_VERSIONS)'
+	@touch $@
+
+# build/packages-test: what testing needs was found or installed. Looked at again when the
+# list or the system changes.
+$(BUILD)/packages-%: .ci/packages $(wildcard /etc/os-release)
+	@mkdir -p $(@D)
+	@[ '$(INSTALL_PACKAGES)' = no ] || \
+	    CC='$(CC)' CXX='$(CXX)' CPPFLAGS='$(CPPFLAGS)' .ci/packages $(subst -, ,$*)
+	@touch $@
+
+.PHONY: FORCE
+FORCE:
+
+# ---- building FAISS --------------------------------------------------------------------
+
+ifeq "$(FAISS_PREFIX)" ""
+
+ifeq "$(FAISS_SOURCE)" ""
+$(FAISS_FETCHED): | $(build_packages)
+	@echo 'fetching FAISS $(FAISS_PINNED)'
+	@src/faiss/build.sh fetch $(FAISS_BUILD)/source
+	@touch $@
+else
+# Any file of that tree may have changed: ninja finds out.
+$(FAISS_BUILT): FORCE
+endif
+
+# Checked first: two minutes of compiling should not end in "wrong version".
+$(FAISS_BUILT): | $(build_packages) $(FAISS_FETCHED) $(OUT)/checked
+	@CC='$(CC)' CXX='$(CXX)' src/faiss/build.sh compile $(faiss_source) $(faiss_out) $(FAISS_LEVEL)
+	@touch -r "$$(ls -t $(FAISS_LIBS) | head -n 1)" $@
+
+endif
+
+# ---- tests -----------------------------------------------------------------------------
+
+VENV := $(BUILD)/venv
+venv := $(VENV)/installed
+
+.PHONY: test test-unit test-python test-asan test-tsan test-valgrind
+
+# Short things first; each needs the one before to have passed.
+test: all $(venv)
+	@$(MAKE) format-check
+	@$(MAKE) test-unit
+	@$(MAKE) test-python
+
+# Python leaks by design (what lives as long as the process is never freed), with the
+# interpreter in every stack, so leaks are looked for in the unit tests only.
+test-asan: $(venv)
+	@$(MAKE) SANITIZE=address,undefined test-unit
+	@$(MAKE) SANITIZE=address,undefined test-python
+
+test-tsan: $(BUILD)/packages-test
+	@$(MAKE) SANITIZE=thread run-concurrency
+
+test-valgrind: $(BUILD)/packages-test $(BUILD)/packages-valgrind
+	@$(MAKE) SANITIZE=valgrind test-unit
+
+# Runs $1, a list of programs, each as an argument of the command $2. The sanitizers' maps
+# of the address space have no room for all that a kernel may randomize.
+run_each = @set -e; for program in $1; do echo "$$program"; $2 $$program; done
+fixed_addresses := $(if $(SANITIZE),$(shell setarch -R true 2>/dev/null && echo setarch -R))
+
+under = env \
+    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1 \
+    LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 \
+    UBSAN_OPTIONS=print_stacktrace=1 \
+    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=tests/tsan.supp \
+    $(fixed_addresses)
+ifeq "$(SANITIZE)" "valgrind"
+    under = valgrind --quiet --error-exitcode=9 --leak-check=full \
+        --errors-for-leak-kinds=definite,possible --suppressions=tests/valgrind.supp
+endif
+
+test-unit: $(unit_tests)
+	$(call run_each,$(unit_tests),$(under))
+
+.PHONY: run-concurrency
+run-concurrency: $(concurrency_tests)
+	$(call run_each,$(concurrency_tests),$(under))
+
+$(OUT)/libcore.a: $(core_objects)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(OUT)/unit/%: tests/unit/%.c $(OUT)/libcore.a $(FAISS_BUILT) | $(BUILD)/packages-test
+	@mkdir -p $(@D)
+	$(compile_c) -DSQLITE_CORE -c -o $@.o $<
+	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3 -lcmocka
+
+$(OUT)/concurrency/%: tests/concurrency/%.c $(OUT)/libcore.a $(FAISS_BUILT)
+	@mkdir -p $(@D)
+	$(compile_c) -DSQLITE_CORE -c -o $@.o $<
+	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3
+
+# The sanitizers' libraries must be in a process before anything that they watch, which an
+# uninstrumented python (or sqlite3, or datasette) does not see to. libstdc++ is there for
+# AddressSanitizer to find the function that throws.
+ifeq "$(SANITIZE)" "address,undefined"
+    preload = LD_PRELOAD="$(shell for name in libasan.so libubsan.so libstdc++.so; do \
+        $(CC) -print-file-name=$$name; done)" \
+        ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1 \
+        UBSAN_OPTIONS=print_stacktrace=1 $(fixed_addresses)
+endif
+
+test-python: $(OUT)/faiss.so $(venv)
+	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
+	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) $(PYTEST_FLAGS) tests
+
+$(venv): tests/requirements.txt | $(BUILD)/packages-test
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
+# ---- format, demo, bench, install, clean -----------------------------------------------
+
+.PHONY: format format-check demo bench install uninstall clean distclean help
+
+# clang-format's layout differs from version to version; the virtual environment has one.
+format: $(venv)
+	$(VENV)/bin/clang-format -i $(formatted)
+
+format-check: $(venv)
+	@$(VENV)/bin/clang-format --dry-run --Werror $(formatted) || \
+	    { echo 'the layout differs from .clang-format: run make format' >&2; exit 1; }
+
+# Python's standard library is enough here.
+demo: $(OUT)/faiss.so $(OUT)/packages.db
+	@examples/packages/demo.sh $(OUT)/faiss $(OUT)/packages.db
+
+$(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz examples/packages/*.json) | $(BUILD)/packages-demo
+	@rm -f $@
+	$(PYTHON) examples/packages/build_db.py $@
+
+# BENCH_DATA: a directory of real vectors; made up without one.
+bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
+	$(VENV)/bin/python tests/bench/run.py --bench $< --extension $(OUT)/faiss --data "$(BENCH_DATA)"
+
+# FAISS itself and SQLite, side by side: nothing of src/ is in this program.
+$(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
+	@mkdir -p $(@D)
+	$(compile_c) -c -o $@.o $<
+	$(link) -o $@ $@.o $(libraries) -lsqlite3
+
+install: $(OUT)/faiss.so
+	install -d '$(DESTDIR)$(LIBDIR)'
+	install -m 644 $< '$(DESTDIR)$(LIBDIR)/faiss.so'
+
+uninstall:
+	rm -f '$(DESTDIR)$(LIBDIR)/faiss.so'
+
+# Keeps what takes minutes and seldom changes: FAISS and the virtual environment.
+clean:
+	rm -rf $(filter-out $(FAISS_BUILD) $(BUILD)/faiss-% $(VENV),$(wildcard $(BUILD)/*))
+
+distclean:
+	rm -rf $(BUILD)
+
+help:
+	@echo 'target          minutes (2 cores), and again'
+	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
+	@echo '  test            8     2    layout, unit tests, Python tests'
+	@echo '  test-unit                  tests/unit/*_test.c'
+	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
+	@echo '  test-asan       5     3    both under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-tsan       3     1    tests/concurrency under ThreadSanitizer'
+	@echo '  test-valgrind   1     1    unit tests under valgrind'
+	@echo '  demo            1     0    the nearest Debian packages to five questions'
+	@echo '  bench           1     1    against FAISS itself; BENCH_DATA=dir for real vectors'
+	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
+	@echo '  uninstall'
+	@echo '  format, format-check       the layout of the C sources'
+	@echo '  clean                      keeps FAISS and the virtual environment'
+	@echo '  distclean                  keeps nothing'
+	@echo
+	@echo 'variable                     default'
+	@echo '  PREFIX                     /usr/local'
+	@echo '  LIBDIR                     $$(PREFIX)/lib/sqlite3'
+	@echo '  DESTDIR                    none; put before LIBDIR'
+	@echo '  FAISS_LEVEL                this CPU: $(cpu_level); or avx512, avx2, generic'
+	@echo '  FAISS_PREFIX               none; where an installed FAISS with its C API is'
+	@echo '  FAISS_SOURCE               none; a source tree of FAISS to build'
+	@echo '  FAISS_BUILD                $(FAISS_BUILD)'
+	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
+	@echo '  WERROR                     none; 1: a warning is an error'
+	@echo '  SANITIZE                   none; address,undefined or thread'
+
+# Each object's headers.
+-include $(wildcard $(OUT)/*.d $(OUT)/core/*.d $(OUT)/unit/*.d $(OUT)/concurrency/*.d $(OUT)/bench/*.d)
