@@ -1,0 +1,2 @@
+-- The schemas of this connection and the files behind them.
+PRAGMA database_list

@@ -1,0 +1,205 @@
+#include "connection.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+enum { SOURCES_REMEMBERED = 64 };
+
+/* ---- definitions ---- */
+
+static char *copy_text(const char *text)
+{
+    return text ? sqlite3_mprintf("%s", text) : NULL;
+}
+
+int definition_copy(definition *to, const definition *from)
+{
+    *to = *from;
+    to->schema = copy_text(from->schema);
+    to->table = copy_text(from->table);
+    to->id = copy_text(from->id);
+    to->embedding = copy_text(from->embedding);
+    if (to->schema && to->table && !to->id == !from->id && !to->embedding == !from->embedding)
+        return SQLITE_OK;
+    definition_clear(to);
+    return SQLITE_NOMEM;
+}
+
+static int same_name(const char *a, const char *b)
+{
+    return a == b || (a && b && sqlite3_stricmp(a, b) == 0);
+}
+
+int definition_equal(const definition *a, const definition *b)
+{
+    return same_name(a->schema, b->schema) && same_name(a->table, b->table) &&
+           same_name(a->id, b->id) && same_name(a->embedding, b->embedding) &&
+           a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension;
+}
+
+void definition_clear(definition *d)
+{
+    sqlite3_free(d->schema);
+    sqlite3_free(d->table);
+    sqlite3_free(d->id);
+    sqlite3_free(d->embedding);
+    *d = (definition){0};
+}
+
+/* ---- tracked sources ---- */
+
+static void tracked_free(tracked_source *t)
+{
+    sqlite3_finalize(t->watch);
+    index_release(t->latest);
+    index_release(t->draft);
+    registry_leave(t->shared);
+    source_clear(&t->source);
+    definition_clear(&t->asked);
+    sqlite3_free(t);
+}
+
+/* Forget the last in the list that nobody uses. */
+static void forget_oldest(connection *c)
+{
+    tracked_source **oldest = NULL;
+    for (tracked_source **link = &c->sources; *link; link = &(*link)->next) {
+        if ((*link)->users == 0)
+            oldest = link;
+    }
+    if (!oldest)
+        return;
+    tracked_source *t = *oldest;
+    *oldest = t->next;
+    tracked_free(t);
+    c->source_count--;
+}
+
+tracked_source *connection_track(connection *c, const definition *d)
+{
+    tracked_source **link = &c->sources;
+    while (*link && !definition_equal(&(*link)->asked, d))
+        link = &(*link)->next;
+    tracked_source *t = *link;
+    if (t) {
+        *link = t->next;
+    } else {
+        if (c->source_count >= SOURCES_REMEMBERED)
+            forget_oldest(c);
+        t = sqlite3_malloc64(sizeof *t);
+        if (!t)
+            return NULL;
+        memset(t, 0, sizeof *t);
+        if (definition_copy(&t->asked, d) != SQLITE_OK) {
+            sqlite3_free(t);
+            return NULL;
+        }
+        c->source_count++;
+    }
+    t->next = c->sources; /* the most recently used comes first */
+    c->sources = t;
+    t->users++;
+    return t;
+}
+
+void connection_untrack(tracked_source *t)
+{
+    t->users--;
+}
+
+void connection_drop_watches(connection *c)
+{
+    for (tracked_source *t = c->sources; t; t = t->next) {
+        sqlite3_finalize(t->watch);
+        t->watch = NULL;
+        t->trusted = 0;
+    }
+}
+
+int connection_identify(connection *c, const char *schema, registry_database *out)
+{
+    *out = (registry_database){0};
+    const char *path = sqlite3_db_filename(c->db, schema);
+    struct stat file;
+    const char *cache = path && *path ? sqlite3_uri_parameter(path, "cache") : NULL;
+    int is_shared_cache = cache && strcmp(cache, "shared") == 0;
+    if (path && *path && !is_shared_cache && stat(path, &file) == 0) {
+        out->device = (uint64_t)file.st_dev;
+        out->inode = (uint64_t)file.st_ino;
+        return 1;
+    }
+    out->owner = c;
+    sqlite3_snprintf(sizeof out->schema, out->schema, "%s", schema);
+    return 0;
+}
+
+/* What an immutable file must still show for another connection's version of it
+** to be used without comparing. */
+static uint64_t immutable_stamp(const char *path)
+{
+    struct stat file;
+    if (stat(path, &file) != 0)
+        return 0;
+    uint64_t when = (uint64_t)file.st_mtim.tv_sec * 1000000000u + (uint64_t)file.st_mtim.tv_nsec;
+    return index_row_hash((int64_t)when, NULL, &file.st_size, sizeof file.st_size) | 1;
+}
+
+int connection_join_registry(connection *c, tracked_source *t)
+{
+    const char *path = sqlite3_db_filename(c->db, t->source.schema);
+    registry_key key = {.table = t->source.table,
+                        .id = t->source.id,
+                        .embedding = t->source.embedding,
+                        .metric = t->asked.metric,
+                        .strict = t->asked.strict,
+                        .dimension = t->asked.dimension};
+    t->is_file = connection_identify(c, t->source.schema, &key.database);
+    t->is_immutable = t->is_file && sqlite3_uri_boolean(path, "immutable", 0);
+    t->file_stamp = t->is_immutable ? immutable_stamp(path) : 0;
+    registry_entry *entry = registry_join(&key);
+    if (!entry)
+        return SQLITE_NOMEM;
+    registry_leave(t->shared);
+    t->shared = entry;
+    return SQLITE_OK;
+}
+
+/* ---- faiss tables ---- */
+
+const definition *connection_find_table(const connection *c, const char *schema, const char *name)
+{
+    for (const connected_table *t = c->tables; t; t = t->next) {
+        if (sqlite3_stricmp(t->schema, schema) == 0 && sqlite3_stricmp(t->name, name) == 0)
+            return t->definition;
+    }
+    return NULL;
+}
+
+/* ---- the connection ---- */
+
+connection *connection_new(sqlite3 *db)
+{
+    connection *c = sqlite3_malloc64(sizeof *c);
+    if (c)
+        *c = (connection){.db = db, .references = 1};
+    return c;
+}
+
+connection *connection_retain(connection *c)
+{
+    c->references++;
+    return c;
+}
+
+void connection_release(void *user_data)
+{
+    connection *c = user_data;
+    if (--c->references > 0)
+        return;
+    while (c->sources) {
+        tracked_source *t = c->sources;
+        c->sources = t->next;
+        tracked_free(t);
+    }
+    sqlite3_free(c);
+}

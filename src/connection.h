@@ -1,0 +1,90 @@
+/*
+** What this extension keeps for one connection, from loading to closing: the
+** sources it has searched, and the faiss tables it has connected. SQLite's own
+** mutex on the connection guards it.
+*/
+#ifndef CONNECTION_H
+#define CONNECTION_H
+
+#include "registry.h"
+#include "source.h"
+
+/* Which index is meant: a source and how to read it. Texts are owned. */
+typedef struct definition {
+    char *schema, *table;
+    char *id, *embedding; /* columns, NULL for the defaults */
+    vector_metric metric;
+    int strict;    /* a malformed row is an error; otherwise it is left out */
+    int dimension; /* demanded of the rows; 0: that of the first row */
+} definition;
+
+int definition_copy(definition *to, const definition *from);
+int definition_equal(const definition *a, const definition *b);
+void definition_clear(definition *d);
+
+/*
+** A source as this connection knows it. `watch` is a prepared statement over it
+** that SQLite prepares anew when the schema changes, the file is detached or an
+** authorizer is set: its count of preparations shows what no counter in a file
+** does, for instance that another file was attached under the same name.
+*/
+typedef struct tracked_source {
+    struct tracked_source *next;
+    definition asked;
+    source source; /* resolved; all NULL before */
+    int resolved;
+    int users; /* snapshots that hold it */
+    sqlite3_stmt *watch;
+    int preparations;
+    registry_entry *shared;
+    int is_file;           /* other connections can see its database */
+    int is_immutable;      /* nobody changes the file while it is open */
+    uint64_t file_stamp;   /* size and time of change, for immutable files */
+    index_version *latest; /* read by this connection in a committed state … */
+    int trusted;           /* … which is still known by `state` */
+    uint64_t state;
+    index_version *draft; /* last read in a write transaction: to compare with, not to answer */
+} tracked_source;
+
+/* A faiss table that this connection has open. */
+typedef struct connected_table {
+    struct connected_table *next;
+    const char *schema, *name;
+    const definition *definition;
+} connected_table;
+
+typedef struct connection {
+    sqlite3 *db;
+    int references; /* one for every registration with SQLite and every open table */
+    tracked_source *sources;
+    int source_count;
+    connected_table *tables;
+    int reading_source; /* a source is being prepared or read: no faiss table may take part */
+    void *watch_keeper; /* the eponymous table whose disconnection, which precedes
+                          ** closing, finalizes all watches; NULL before its first use */
+} connection;
+
+connection *connection_new(sqlite3 *db);
+connection *connection_retain(connection *c);
+void connection_release(void *c); /* also SQLite's destructor for user data */
+
+/* Find or make the record of a source and count the caller as its user; NULL
+** when memory is short. Those longest unused are forgotten beyond some number. */
+tracked_source *connection_track(connection *c, const definition *d);
+void connection_untrack(tracked_source *t);
+
+/* Finalize every watch: what was read so far is compared before it is used
+** again. */
+void connection_drop_watches(connection *c);
+
+/* Join the registry's entry for the source as resolved now. */
+int connection_join_registry(connection *c, tracked_source *t);
+
+/* The faiss table of that name, NULL if this connection has none open. */
+const definition *connection_find_table(const connection *c, const char *schema, const char *name);
+
+/* Identify the file behind a schema; 0 and an owner for databases that only
+** this connection can see. */
+int connection_identify(connection *c, const char *schema, registry_database *out);
+
+#endif

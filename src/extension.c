@@ -1,0 +1,36 @@
+#include "extension.h"
+
+SQLITE_EXTENSION_INIT1
+
+#include "connection.h"
+#include "functions.h"
+#include "search_table.h"
+#include "table.h"
+
+enum { SQLITE_NEEDED = 3038000 /* sqlite3_vtab_in(), LIMIT constraints */ };
+
+#ifdef _WIN32
+__declspec(dllexport)
+#else
+__attribute__((visibility("default")))
+#endif
+    int sqlite3_faiss_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    (void)api; /* unused when SQLite is linked in */
+    SQLITE_EXTENSION_INIT2(api);
+    if (sqlite3_libversion_number() < SQLITE_NEEDED) {
+        *message = sqlite3_mprintf("sqlite-faiss needs SQLite 3.38.0 or newer: this is %s",
+                                   sqlite3_libversion());
+        return SQLITE_ERROR;
+    }
+    connection *c = connection_new(db);
+    if (!c)
+        return SQLITE_NOMEM;
+    int rc = functions_register(c);
+    if (rc == SQLITE_OK)
+        rc = table_register(c);
+    if (rc == SQLITE_OK)
+        rc = search_table_register(c);
+    connection_release(c);
+    return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;
+}

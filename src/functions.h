@@ -1,0 +1,21 @@
+/*
+** The SQL functions.
+**
+**   faiss_search(database, table, embedding, k)
+**   faiss_search_with_scores(database, table, embedding, k)
+**   faiss_agg(id, embedding, compare_embedding, k)
+**   faiss_agg_with_scores(id, embedding, compare_embedding, k)
+**   faiss_encode(json), faiss_decode(blob), faiss_normalize(vector),
+**   faiss_dimension(vector), faiss_distance(a, b [, metric]), faiss_version()
+**
+** Each is documented above its implementation.
+*/
+#ifndef FUNCTIONS_H
+#define FUNCTIONS_H
+
+#include "connection.h"
+
+/* Register them all on the connection. */
+int functions_register(connection *c);
+
+#endif

@@ -1,0 +1,580 @@
+#include "index.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SEARCH_MAX_K =
+        128, /* beyond this, scoring all rows once is cheaper than heaps of k a segment */
+    FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
+};
+
+/* Rows as the index sees them: NULL has no place in the order of scores, and a
+** NaN (the inner product of huge numbers of both signs) comes last. */
+static float rank_of(vector_metric metric, float score)
+{
+    float rank = metric == METRIC_KIND_L2 ? score : -score;
+    return isnan(rank) ? INFINITY : rank;
+}
+
+/* ---- versions ---- */
+
+index_version *index_retain(index_version *v)
+{
+    if (v)
+        atomic_fetch_add_explicit(&v->references, 1, memory_order_relaxed);
+    return v;
+}
+
+void index_release(index_version *v)
+{
+    if (!v || atomic_fetch_sub_explicit(&v->references, 1, memory_order_acq_rel) != 1)
+        return;
+    for (int i = 0; i < v->segment_count; i++)
+        segment_release(v->segments[i]);
+    sqlite3_free(v->segments);
+    sqlite3_free(v->starts);
+    sqlite3_free(v);
+}
+
+size_t index_bytes(const index_version *v)
+{
+    size_t bytes = sizeof *v;
+    for (int i = 0; i < v->segment_count; i++)
+        bytes += segment_bytes(v->segments[i]) + sizeof *v->segments + sizeof *v->starts;
+    return bytes;
+}
+
+static int64_t version_key(const index_version *v, int i, int slot)
+{
+    return v->keeps_ids ? v->starts[i] + slot : segment_key(v->segments[i], slot);
+}
+
+id_value index_hit_id(const index_version *v, const index_hit *hit)
+{
+    return segment_id(v->segments[hit->segment], hit->slot);
+}
+
+/* ---- row hashes ---- */
+
+__extension__ typedef unsigned __int128 uint128;
+
+/* Multiply to 128 bits and fold: the mixing step of the multiplicative hash
+** family of wyhash (Wang Yi, public domain). */
+static uint64_t fold(uint64_t a, uint64_t b)
+{
+    uint128 product = (uint128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t load64(const unsigned char *p)
+{
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+/* Odd constants with evenly spread bits (the hexadecimal digits of the golden
+** ratio, of sqrt(2), sqrt(3) and sqrt(5)). */
+#define HASH_A 0x9E3779B97F4A7C15u
+#define HASH_B 0x6A09E667F3BCC909u
+#define HASH_C 0xBB67AE8584CAA73Bu
+#define HASH_D 0x3C6EF372FE94F82Bu
+
+static uint64_t hash_bytes(uint64_t seed, const unsigned char *p, size_t n)
+{
+    uint64_t left = seed ^ HASH_A, right = seed ^ HASH_B;
+    size_t length = n;
+    for (; n >= 32; n -= 32, p += 32) { /* two chains, so that the multiplies overlap */
+        left = fold(load64(p) ^ HASH_C, load64(p + 8) ^ left);
+        right = fold(load64(p + 16) ^ HASH_D, load64(p + 24) ^ right);
+    }
+    unsigned char tail[32] = {0};
+    if (n)
+        memcpy(tail, p, n);
+    left = fold(load64(tail) ^ HASH_C, load64(tail + 8) ^ left);
+    right = fold(load64(tail + 16) ^ HASH_D, load64(tail + 24) ^ right);
+    return fold(left ^ length, right ^ HASH_A);
+}
+
+uint64_t index_row_hash(int64_t key, const id_value *id, const void *embedding, int bytes)
+{
+    uint64_t seed = fold((uint64_t)key ^ HASH_B, HASH_A);
+    if (id && (id->type == SQLITE_TEXT || id->type == SQLITE_BLOB)) {
+        seed = hash_bytes(seed + (uint64_t)id->type, id->bytes, (size_t)id->length);
+    } else if (id) {
+        uint64_t payload = (uint64_t)id->integer;
+        if (id->type == SQLITE_FLOAT)
+            memcpy(&payload, &id->real, sizeof payload);
+        seed = fold(seed ^ payload, HASH_C + (uint64_t)id->type);
+    }
+    return hash_bytes(seed, embedding, (size_t)bytes);
+}
+
+/* ---- building ---- */
+
+typedef struct segment_start {
+    uint64_t hash; /* of the segment's first row */
+    int index;
+} segment_start;
+
+struct index_builder {
+    index_version *base; /* NULL when nothing is taken over */
+    index_version *made;
+    int capacity; /* of made->segments */
+    segment_rows staging;
+    int staging_open;
+    int matching; /* rows so far equal base->segments[next] up to `slot` */
+    int next, slot;
+    segment_start *starts; /* the base's segments by first hash; made when first needed */
+};
+
+static int version_append(index_builder *b, segment *s)
+{
+    index_version *v = b->made;
+    if (v->segment_count == b->capacity) {
+        int capacity = b->capacity ? 2 * b->capacity : 16;
+        segment **segments = sqlite3_realloc64(v->segments, capacity * sizeof *segments);
+        if (segments)
+            v->segments = segments;
+        int64_t *starts = segments ? sqlite3_realloc64(v->starts, capacity * sizeof *starts) : NULL;
+        if (!starts)
+            return SQLITE_NOMEM;
+        v->starts = starts;
+        b->capacity = capacity;
+    }
+    v->segments[v->segment_count] = s;
+    v->starts[v->segment_count++] = v->rows;
+    v->rows += segment_count(s);
+    return SQLITE_OK;
+}
+
+/* Take over the base's segment `i` as it is. */
+static int builder_take(index_builder *b, int i)
+{
+    int rc = version_append(b, b->base->segments[i]);
+    if (rc == SQLITE_OK)
+        segment_retain(b->base->segments[i]);
+    return rc;
+}
+
+static int builder_flush(index_builder *b, char **message)
+{
+    if (!b->staging_open || b->staging.count == 0)
+        return SQLITE_OK;
+    segment *s;
+    int rc = segment_new(b->made->metric, &b->staging, &s, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    segment_rows_reset(&b->staging);
+    rc = version_append(b, s);
+    if (rc != SQLITE_OK)
+        segment_release(s);
+    return rc;
+}
+
+static int builder_stage_prefix(index_builder *b, const segment *s, int count)
+{
+    if (!b->staging_open) {
+        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->keeps_ids);
+        if (rc != SQLITE_OK)
+            return rc;
+        b->staging_open = 1;
+    }
+    return count ? segment_rows_copy(&b->staging, s, count) : SQLITE_OK;
+}
+
+static int compare_starts(const void *left, const void *right)
+{
+    const segment_start *a = left, *b = right;
+    if (a->hash != b->hash)
+        return a->hash < b->hash ? -1 : 1;
+    return a->index - b->index;
+}
+
+/* The first segment of the base from `next` on that begins with this row, -1 if
+** none does. */
+static int builder_find_start(const index_builder *b, uint64_t hash)
+{
+    if (!b->base)
+        return -1;
+    int low = 0, high = b->base->segment_count;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        segment_start wanted = {hash, b->next};
+        if (compare_starts(&b->starts[middle], &wanted) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < b->base->segment_count && b->starts[low].hash == hash ? b->starts[low].index : -1;
+}
+
+/* The rows differ from the base here: what matched of the segment at hand is
+** staged, and from now on rows are staged until another segment begins. */
+static int builder_leave(index_builder *b)
+{
+    index_version *base = b->base, *made = b->made;
+    b->matching = 0;
+    if (!base)
+        return builder_stage_prefix(b, NULL, 0);
+    if (!b->starts) {
+        b->starts = sqlite3_malloc64((base->segment_count + 1) * sizeof *b->starts);
+        if (!b->starts)
+            return SQLITE_NOMEM;
+        for (int i = 0; i < base->segment_count; i++)
+            b->starts[i] = (segment_start){segment_hash(base->segments[i], 0), i};
+        qsort(b->starts, (size_t)base->segment_count, sizeof *b->starts, compare_starts);
+    }
+    if (b->next == base->segment_count) {
+        /* Rows appended behind all the former ones fill up the last segment. */
+        segment *last = made->segment_count ? made->segments[made->segment_count - 1] : NULL;
+        if (!last || segment_count(last) >= segment_capacity(made->dimension))
+            return builder_stage_prefix(b, NULL, 0);
+        int rc = builder_stage_prefix(b, last, segment_count(last));
+        if (rc == SQLITE_OK) {
+            made->rows -= segment_count(last);
+            made->segment_count--;
+            segment_release(last);
+        }
+        return rc;
+    }
+    int matched = b->slot;
+    b->slot = 0;
+    const segment *s = base->segments[b->next];
+    if (matched)
+        b->next++;
+    return builder_stage_prefix(b, s, matched);
+}
+
+static int builder_advance(index_builder *b)
+{
+    if (++b->slot < segment_count(b->base->segments[b->next]))
+        return SQLITE_OK;
+    int rc = builder_take(b, b->next);
+    b->next++;
+    b->slot = 0;
+    return rc;
+}
+
+static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const id_value *id,
+                         const void *embedding, char **message)
+{
+    int start = builder_find_start(b, hash);
+    if (start >= 0) {
+        /* Small neighbours are merged instead, so that many changes do not
+        ** leave many small segments. */
+        int together = b->staging.count + segment_count(b->base->segments[start]);
+        if (b->staging.count == 0 || together > b->staging.capacity) {
+            int rc = builder_flush(b, message);
+            b->matching = 1;
+            b->next = start;
+            b->slot = 0;
+            return rc == SQLITE_OK ? builder_advance(b) : rc;
+        }
+        b->next = start + 1;
+    }
+    int rc = segment_rows_append(&b->staging, embedding, b->made->metric == METRIC_KIND_COSINE, key,
+                                 hash, id);
+    if (rc == SQLITE_OK && b->staging.count == b->staging.capacity)
+        rc = builder_flush(b, message);
+    return rc;
+}
+
+int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index_version *base,
+                       index_builder **out)
+{
+    *out = NULL;
+    index_builder *b = sqlite3_malloc64(sizeof *b);
+    index_version *v = sqlite3_malloc64(sizeof *v);
+    if (!b || !v) {
+        sqlite3_free(b);
+        sqlite3_free(v);
+        return SQLITE_NOMEM;
+    }
+    memset(b, 0, sizeof *b);
+    memset(v, 0, sizeof *v);
+    atomic_init(&v->references, 1);
+    v->metric = metric;
+    v->dimension = dimension;
+    v->keeps_ids = keeps_ids;
+    b->made = v;
+    if (base && base->dimension == dimension && base->rows > 0) {
+        int64_t full = base->rows / segment_capacity(dimension) + 1;
+        if (base->segment_count <= 2 * full + FRAGMENTS_ALLOWED) {
+            b->base = index_retain(base);
+            b->matching = 1;
+        }
+    }
+    *out = b;
+    return SQLITE_OK;
+}
+
+int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const id_value *id,
+                      const void *embedding, char **message)
+{
+    int rc = SQLITE_OK;
+    if (b->matching && b->next < b->base->segment_count &&
+        segment_hash(b->base->segments[b->next], b->slot) == hash) {
+        rc = builder_advance(b);
+    } else {
+        if (b->matching || !b->staging_open)
+            rc = builder_leave(b);
+        if (rc == SQLITE_OK)
+            rc = builder_stage(b, key, hash, id, embedding, message);
+    }
+    if (rc == SQLITE_OK)
+        b->made->fingerprint = fold(b->made->fingerprint ^ hash, HASH_B);
+    return rc;
+}
+
+int index_builder_finish(index_builder *b, index_version **out, char **message)
+{
+    index_version *v = b->made;
+    int rc = SQLITE_OK;
+    if (b->matching && b->slot > 0)
+        rc = builder_leave(b);
+    if (rc == SQLITE_OK)
+        rc = builder_flush(b, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    int same = b->base && v->segment_count == b->base->segment_count;
+    for (int i = 0; same && i < v->segment_count; i++)
+        same = v->segments[i] == b->base->segments[i];
+    if (same) {
+        *out = index_retain(b->base);
+        return SQLITE_OK;
+    }
+    if (v->rows == 0)
+        v->dimension = 0;
+    *out = v;
+    b->made = NULL;
+    return SQLITE_OK;
+}
+
+void index_builder_close(index_builder *b)
+{
+    if (!b)
+        return;
+    index_release(b->made);
+    index_release(b->base);
+    segment_rows_close(&b->staging);
+    sqlite3_free(b->starts);
+    sqlite3_free(b);
+}
+
+/* ---- walking ---- */
+
+struct index_walk {
+    index_version *version;
+    float *query;
+    int64_t limit; /* rows that may be asked for */
+    index_hit *hits;
+    int64_t hit_count; /* rows that the first search found */
+    /* Beyond the first search: the score of every row, and the rows as a heap
+    ** with the nearest on top in order[0..left-1]; rows taken from it stand
+    ** behind, the i-th at order[rows - 1 - i]. */
+    float *scores;
+    uint32_t *order;
+    int64_t left;
+};
+
+static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
+{
+    float ra = rank_of(metric, a->score), rb = rank_of(metric, b->score);
+    return ra < rb || (ra == rb && a->key < b->key);
+}
+
+/* Put a hit in its place among the nearest `k`; 0 if it is not one of them. */
+static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+{
+    vector_metric metric = w->version->metric;
+    if (w->hit_count == k && !hit_before(metric, hit, &w->hits[k - 1]))
+        return 0;
+    int64_t i = w->hit_count < k ? w->hit_count++ : k - 1;
+    for (; i > 0 && hit_before(metric, hit, &w->hits[i - 1]); i--)
+        w->hits[i] = w->hits[i - 1];
+    w->hits[i] = *hit;
+    return 1;
+}
+
+/*
+** Search every segment for k + 1 rows and merge the nearest k. *complete says
+** whether they are certain: FAISS may leave out rows that tie with the last one
+** it gives, and those at infinite distance.
+*/
+static int walk_search(index_walk *w, int k, int *complete, char **message)
+{
+    index_version *v = w->version;
+    float scores[SEARCH_MAX_K + 1];
+    int64_t slots[SEARCH_MAX_K + 1];
+    float *last =
+        sqlite3_malloc64(v->segment_count * sizeof *last); /* rank of a cut segment's last */
+    w->hits = sqlite3_malloc64(k * sizeof *w->hits);
+    int rc = last && w->hits ? SQLITE_OK : SQLITE_NOMEM;
+    *complete = 1;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        int found, count = segment_count(v->segments[s]);
+        rc = segment_search(v->segments[s], w->query, k + 1, scores, slots, &found, message);
+        if (rc != SQLITE_OK)
+            break;
+        if (found < (k + 1 < count ? k + 1 : count))
+            *complete = 0;
+        last[s] = found < count && found ? rank_of(v->metric, scores[found - 1]) : NAN;
+        for (int i = 0; i < found; i++) {
+            index_hit hit = {scores[i], s, (int)slots[i], version_key(v, s, (int)slots[i])};
+            if (!hits_insert(w, k, &hit) &&
+                rank_of(v->metric, hit.score) > rank_of(v->metric, w->hits[k - 1].score))
+                break;
+        }
+    }
+    for (int s = 0; rc == SQLITE_OK && *complete && s < v->segment_count; s++)
+        *complete = w->hit_count < k || !(last[s] <= rank_of(v->metric, w->hits[k - 1].score));
+    if (rc == SQLITE_OK && !*complete)
+        w->hit_count = 0;
+    sqlite3_free(last);
+    return rc;
+}
+
+/* Rows are numbered 0..rows-1 in source order, so that numbers break ties as
+** keys do. */
+static int row_before(const index_walk *w, uint32_t a, uint32_t b)
+{
+    float ra = rank_of(w->version->metric, w->scores[a]);
+    float rb = rank_of(w->version->metric, w->scores[b]);
+    return ra < rb || (ra == rb && a < b);
+}
+
+static void heap_sink(index_walk *w, int64_t i)
+{
+    uint32_t row = w->order[i];
+    for (;;) {
+        int64_t child = 2 * i + 1;
+        if (child >= w->left)
+            break;
+        if (child + 1 < w->left && row_before(w, w->order[child + 1], w->order[child]))
+            child++;
+        if (!row_before(w, w->order[child], row))
+            break;
+        w->order[i] = w->order[child];
+        i = child;
+    }
+    w->order[i] = row;
+}
+
+/* Score every row and make the heap. */
+static int walk_rank(index_walk *w, char **message)
+{
+    index_version *v = w->version;
+    float *scores = sqlite3_malloc64(v->rows * sizeof *scores);
+    uint32_t *order = sqlite3_malloc64(v->rows * sizeof *order);
+    int rc = scores && order ? SQLITE_OK : SQLITE_NOMEM;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
+        rc = segment_scores(v->segments[s], w->query, scores + v->starts[s], message);
+    if (rc != SQLITE_OK) {
+        sqlite3_free(scores);
+        sqlite3_free(order);
+        return rc;
+    }
+    w->scores = scores;
+    w->order = order;
+    w->left = v->rows;
+    for (int64_t i = 0; i < v->rows; i++)
+        order[i] = (uint32_t)i;
+    for (int64_t i = w->left / 2 - 1; i >= 0; i--)
+        heap_sink(w, i);
+    return SQLITE_OK;
+}
+
+/* Move the nearest row left behind the heap. */
+static void walk_take(index_walk *w)
+{
+    uint32_t nearest = w->order[0];
+    w->left--;
+    w->order[0] = w->order[w->left];
+    heap_sink(w, 0);
+    w->order[w->left] = nearest;
+}
+
+static index_hit walk_ranked(const index_walk *w, int64_t i)
+{
+    const index_version *v = w->version;
+    int64_t row = w->order[v->rows - 1 - i];
+    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before row */
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (v->starts[middle] <= row)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    int slot = (int)(row - v->starts[low]);
+    return (index_hit){w->scores[row], low, slot, version_key(v, low, slot)};
+}
+
+int index_walk_open(index_version *v, const float *query, int64_t limit, int64_t depth,
+                    index_walk **out, char **message)
+{
+    *out = NULL;
+    if (v->rows > UINT32_MAX) {
+        *message = sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX);
+        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+    }
+    index_walk *w = sqlite3_malloc64(sizeof *w);
+    if (!w)
+        return SQLITE_NOMEM;
+    memset(w, 0, sizeof *w);
+    w->version = index_retain(v);
+    w->limit = limit < 0 || limit > v->rows ? v->rows : limit;
+    size_t bytes = (size_t)v->dimension * sizeof *query;
+    w->query = sqlite3_malloc64(bytes ? bytes : 1);
+    int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && bytes) {
+        memcpy(w->query, query, bytes);
+        if (v->metric == METRIC_KIND_COSINE)
+            segment_normalize(w->query, v->dimension);
+    }
+    if (depth > w->limit)
+        depth = w->limit;
+    int complete;
+    if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
+        rc = walk_search(w, (int)depth, &complete, message);
+    if (rc != SQLITE_OK) {
+        index_walk_close(w);
+        return rc;
+    }
+    *out = w;
+    return SQLITE_OK;
+}
+
+int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
+{
+    if (i >= w->limit)
+        return SQLITE_DONE;
+    if (i < w->hit_count) {
+        *hit = w->hits[i];
+        return SQLITE_ROW;
+    }
+    if (!w->order) {
+        int rc = walk_rank(w, message);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    while (w->version->rows - w->left <= i)
+        walk_take(w);
+    *hit = walk_ranked(w, i);
+    return SQLITE_ROW;
+}
+
+void index_walk_close(index_walk *w)
+{
+    if (!w)
+        return;
+    index_release(w->version);
+    sqlite3_free(w->query);
+    sqlite3_free(w->hits);
+    sqlite3_free(w->scores);
+    sqlite3_free(w->order);
+    sqlite3_free(w);
+}

@@ -1,0 +1,74 @@
+/*
+** The indexes of this process: one version of each source and definition,
+** shared by all connections and threads.
+**
+** Everything here is behind one mutex of registry.c, which is held for pointer
+** swaps and list walks only: no SQL runs and nothing is built under it. Versions
+** are immutable and counted; who holds one reads it without a lock.
+*/
+#ifndef REGISTRY_H
+#define REGISTRY_H
+
+#include "index.h"
+
+/* Which database a source lives in. Files are told apart by device and inode, so
+** that connections which name a file differently share its indexes; an inode is
+** no proof of content, though: a version is adopted only after comparing rows.
+** Databases that no other connection can see belong to their connection. */
+typedef struct registry_database {
+    const void *owner; /* the connection, NULL for a file */
+    uint64_t device, inode;
+    char schema[64]; /* of the owner's connection; empty for a file */
+} registry_database;
+
+/* What an index is over and how. Texts are compared exactly. */
+typedef struct registry_key {
+    registry_database database;
+    const char *table, *id, *embedding;
+    vector_metric metric;
+    int strict;
+    int dimension; /* as demanded, 0 if taken from the rows */
+} registry_key;
+
+typedef struct registry_entry registry_entry;
+
+/* Find or make the entry of a key and count the caller as its user. NULL when
+** memory is short. */
+registry_entry *registry_join(const registry_key *key);
+/* The last user to leave takes the entry away. */
+void registry_leave(registry_entry *entry);
+
+/* The newest published version with a reference for the caller, NULL if none.
+** *stamp is what was published with it. */
+index_version *registry_current(registry_entry *entry, uint64_t *stamp);
+
+/* Publish a version of committed rows, and return the one to use, with a
+** reference: the published one with equal rows where another connection was
+** faster, so that memory holds them once. */
+index_version *registry_publish(registry_entry *entry, index_version *version, uint64_t stamp);
+
+/* The first build of an entry is done by one connection while the others wait.
+** Returns 1 if the caller is to build (or there is a version already) and, if it
+** got the turn, must call registry_end_build(); 0 after waiting for up to
+** `milliseconds`, so that the caller can look whether it was interrupted. */
+int registry_begin_build(registry_entry *entry, int milliseconds, int *has_turn);
+void registry_end_build(registry_entry *entry);
+
+/* Count one search. */
+void registry_count_search(registry_entry *entry);
+
+/* One line of faiss_indexes; texts are owned by the line. */
+typedef struct registry_line {
+    registry_database database;
+    char *table;
+    int64_t rows, bytes, searches;
+    int dimension;
+    vector_metric metric;
+    double build_seconds;
+} registry_line;
+
+/* Copy what is known about every entry that has a version. */
+int registry_list(registry_line **lines, int *count);
+void registry_list_free(registry_line *lines, int count);
+
+#endif

@@ -1,0 +1,351 @@
+#include "segment.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include <c_api/IndexFlat_c.h>
+#include <c_api/Index_c.h>
+#include <c_api/error_c.h>
+#include <c_api/utils/distances_c.h>
+#include <c_api/utils/utils_c.h>
+
+struct segment {
+    atomic_int references;
+    int count;
+    int dimension;
+    FaissIndexFlat *flat;
+    const float *vectors; /* inside `flat`, which never grows */
+    int64_t *keys;
+    uint64_t *hashes;
+    id_list ids;
+};
+
+struct scorer {
+    int dimension;
+    int normalize;
+    FaissIndexFlat *flat; /* holds the query as its only vector */
+    float *scratch;       /* a normalized copy of the other one */
+};
+
+/* Pin FAISS to the calling thread; returns what to give to restore_threads().
+** OpenMP keeps the number per thread, and the host may use OpenMP as well. */
+static int use_one_thread(void)
+{
+    int threads = omp_get_max_threads();
+    if (threads != 1)
+        omp_set_num_threads(1);
+    return threads;
+}
+
+static void restore_threads(int threads)
+{
+    if (threads != 1)
+        omp_set_num_threads(threads);
+}
+
+/* Turn FAISS's error into ours. Its text begins with a C++ function and a
+** source line, which mean nothing to the user. */
+static int faiss_failure(int code, char **message)
+{
+    const char *text = faiss_get_last_error();
+    if (!text || strstr(text, "bad_alloc"))
+        return SQLITE_NOMEM;
+    const char *colon = code == FAISS_EXCEPT ? strstr(text, ": ") : NULL;
+    *message = sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text);
+    return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+}
+
+static FaissMetricType faiss_metric(vector_metric metric)
+{
+    return metric == METRIC_KIND_L2 ? METRIC_L2 : METRIC_INNER_PRODUCT;
+}
+
+const char *segment_faiss_version(void)
+{
+    return faiss_get_version();
+}
+
+void segment_normalize(float *x, int dimension)
+{
+    float largest = 0;
+    for (int i = 0; i < dimension; i++)
+        largest = fmaxf(largest, fabsf(x[i]));
+    if (largest == 0)
+        return;
+    int exponent;
+    frexpf(largest, &exponent);
+    /* Squares of components between 2^-40 and 2^40 stay well inside float32 for
+    ** any dimension that fits in memory. */
+    if (exponent < -40 || exponent > 40) {
+        for (int i = 0; i < dimension; i++)
+            x[i] = ldexpf(x[i], -exponent);
+    }
+    faiss_fvec_renorm_L2((size_t)dimension, 1, x);
+}
+
+int segment_capacity(int dimension)
+{
+    int64_t rows = SEGMENT_BYTES / ((int64_t)dimension * VECTOR_COMPONENT_BYTES);
+    if (rows < SEGMENT_MIN_ROWS)
+        return SEGMENT_MIN_ROWS;
+    return rows > SEGMENT_MAX_ROWS ? SEGMENT_MAX_ROWS : (int)rows;
+}
+
+int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids)
+{
+    *rows = (segment_rows){.dimension = dimension, .keeps_ids = keeps_ids};
+    rows->capacity = segment_capacity(dimension);
+    size_t capacity = (size_t)rows->capacity;
+    rows->vectors = sqlite3_malloc64(capacity * (size_t)dimension * sizeof *rows->vectors);
+    rows->keys = sqlite3_malloc64(capacity * sizeof *rows->keys);
+    rows->hashes = sqlite3_malloc64(capacity * sizeof *rows->hashes);
+    if (rows->vectors && rows->keys && rows->hashes)
+        return SQLITE_OK;
+    segment_rows_close(rows);
+    return SQLITE_NOMEM;
+}
+
+int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
+                        uint64_t hash, const id_value *id)
+{
+    float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
+    memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
+    if (vector_first_nonfinite(stored, rows->dimension) >= 0)
+        return SQLITE_MISMATCH;
+    if (rows->keeps_ids && id_list_append(&rows->ids, id) != SQLITE_OK)
+        return SQLITE_NOMEM;
+    if (normalize)
+        segment_normalize(stored, rows->dimension);
+    rows->keys[rows->count] = key;
+    rows->hashes[rows->count] = hash;
+    rows->count++;
+    return SQLITE_OK;
+}
+
+int segment_rows_copy(segment_rows *rows, const segment *s, int count)
+{
+    for (int slot = 0; rows->keeps_ids && slot < count; slot++) {
+        id_value id = id_list_get(&s->ids, slot);
+        if (id_list_append(&rows->ids, &id) != SQLITE_OK)
+            return SQLITE_NOMEM;
+    }
+    size_t n = (size_t)count;
+    memcpy(rows->vectors + (size_t)rows->count * (size_t)rows->dimension, s->vectors,
+           n * (size_t)rows->dimension * sizeof *rows->vectors);
+    memcpy(rows->keys + rows->count, s->keys, n * sizeof *rows->keys);
+    memcpy(rows->hashes + rows->count, s->hashes, n * sizeof *rows->hashes);
+    rows->count += count;
+    return SQLITE_OK;
+}
+
+void segment_rows_reset(segment_rows *rows)
+{
+    rows->count = 0;
+    id_list_clear(&rows->ids);
+}
+
+void segment_rows_close(segment_rows *rows)
+{
+    sqlite3_free(rows->vectors);
+    sqlite3_free(rows->keys);
+    sqlite3_free(rows->hashes);
+    id_list_clear(&rows->ids);
+    *rows = (segment_rows){0};
+}
+
+/* A flat index that holds exactly these vectors. */
+static int flat_open(vector_metric metric, const float *vectors, int count, int dimension,
+                     FaissIndexFlat **out, char **message)
+{
+    *out = NULL;
+    int code = faiss_IndexFlat_new_with(out, dimension, faiss_metric(metric));
+    if (code == 0)
+        code = faiss_Index_add(*out, count, vectors);
+    if (code == 0)
+        return SQLITE_OK;
+    int rc = faiss_failure(code, message);
+    if (*out)
+        faiss_IndexFlat_free(*out);
+    *out = NULL;
+    return rc;
+}
+
+static int segment_copy_columns(segment *s, const segment_rows *rows)
+{
+    size_t count = (size_t)rows->count;
+    s->keys = sqlite3_malloc64(count * sizeof *s->keys);
+    s->hashes = sqlite3_malloc64(count * sizeof *s->hashes);
+    if (!s->keys || !s->hashes)
+        return SQLITE_NOMEM;
+    memcpy(s->keys, rows->keys, count * sizeof *s->keys);
+    memcpy(s->hashes, rows->hashes, count * sizeof *s->hashes);
+    return SQLITE_OK;
+}
+
+int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **message)
+{
+    *out = NULL;
+    segment *s = sqlite3_malloc64(sizeof *s);
+    if (!s)
+        return SQLITE_NOMEM;
+    memset(s, 0, sizeof *s);
+    atomic_init(&s->references, 1);
+    s->count = rows->count;
+    s->dimension = rows->dimension;
+    int rc = segment_copy_columns(s, rows);
+    if (rc == SQLITE_OK)
+        rc = flat_open(metric, rows->vectors, rows->count, rows->dimension, &s->flat, message);
+    if (rc != SQLITE_OK) {
+        segment_release(s);
+        return rc;
+    }
+    float *vectors;
+    size_t components;
+    faiss_IndexFlat_xb(s->flat, &vectors, &components);
+    s->vectors = vectors;
+    s->ids = rows->ids;
+    rows->ids = (id_list){0};
+    *out = s;
+    return SQLITE_OK;
+}
+
+segment *segment_retain(segment *s)
+{
+    atomic_fetch_add_explicit(&s->references, 1, memory_order_relaxed);
+    return s;
+}
+
+void segment_release(segment *s)
+{
+    if (!s || atomic_fetch_sub_explicit(&s->references, 1, memory_order_acq_rel) != 1)
+        return;
+    if (s->flat)
+        faiss_IndexFlat_free(s->flat);
+    sqlite3_free(s->keys);
+    sqlite3_free(s->hashes);
+    id_list_clear(&s->ids);
+    sqlite3_free(s);
+}
+
+int segment_count(const segment *s)
+{
+    return s->count;
+}
+
+int64_t segment_key(const segment *s, int slot)
+{
+    return s->keys[slot];
+}
+
+uint64_t segment_hash(const segment *s, int slot)
+{
+    return s->hashes[slot];
+}
+
+id_value segment_id(const segment *s, int slot)
+{
+    return id_list_get(&s->ids, slot);
+}
+
+const float *segment_vector(const segment *s, int slot)
+{
+    return s->vectors + (size_t)slot * (size_t)s->dimension;
+}
+
+size_t segment_bytes(const segment *s)
+{
+    size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
+    return sizeof *s + (size_t)s->count * row + id_list_bytes(&s->ids);
+}
+
+int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
+                   int *found, char **message)
+{
+    if (k > s->count)
+        k = s->count;
+    int threads = use_one_thread();
+    int code = faiss_Index_search(s->flat, 1, query, k, scores, slots);
+    restore_threads(threads);
+    if (code != 0)
+        return faiss_failure(code, message);
+    /* FAISS fills up with label -1 where nothing beat its starting value. */
+    *found = 0;
+    while (*found < k && slots[*found] >= 0)
+        ++*found;
+    return SQLITE_OK;
+}
+
+int segment_scores(const segment *s, const float *query, float *scores, char **message)
+{
+    /* Labels for one piece at a time: FAISS wants them spelled out. */
+    enum { PIECE = 1024 };
+    idx_t labels[PIECE];
+    int threads = use_one_thread();
+    int code = 0;
+    for (int begin = 0; begin < s->count && code == 0; begin += PIECE) {
+        int n = s->count - begin < PIECE ? s->count - begin : PIECE;
+        for (int i = 0; i < n; i++)
+            labels[i] = begin + i;
+        code =
+            faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
+    }
+    restore_threads(threads);
+    return code == 0 ? SQLITE_OK : faiss_failure(code, message);
+}
+
+int scorer_open(vector_metric metric, const float *query, int dimension, scorer **out,
+                char **message)
+{
+    *out = NULL;
+    scorer *s = sqlite3_malloc64(sizeof *s);
+    if (!s)
+        return SQLITE_NOMEM;
+    *s = (scorer){.dimension = dimension, .normalize = metric == METRIC_KIND_COSINE};
+    s->scratch = sqlite3_malloc64((size_t)dimension * sizeof *s->scratch);
+    int rc = s->scratch ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK) {
+        memcpy(s->scratch, query, (size_t)dimension * sizeof *query);
+        if (s->normalize)
+            segment_normalize(s->scratch, dimension);
+        rc = flat_open(metric, s->scratch, 1, dimension, &s->flat, message);
+    }
+    if (rc != SQLITE_OK) {
+        scorer_close(s);
+        return rc;
+    }
+    *out = s;
+    return SQLITE_OK;
+}
+
+int scorer_score(scorer *s, const float *x, float *score, char **message)
+{
+    if (s->normalize) {
+        memcpy(s->scratch, x, (size_t)s->dimension * sizeof *x);
+        segment_normalize(s->scratch, s->dimension);
+        x = s->scratch;
+    }
+    /* Both metrics are symmetric to the last bit: each component enters as a
+    ** product of two factors or a square of a difference. */
+    const idx_t first = 0;
+    int threads = use_one_thread();
+    int code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, x, 1, score, &first);
+    restore_threads(threads);
+    return code == 0 ? SQLITE_OK : faiss_failure(code, message);
+}
+
+int scorer_dimension(const scorer *s)
+{
+    return s->dimension;
+}
+
+void scorer_close(scorer *s)
+{
+    if (!s)
+        return;
+    if (s->flat)
+        faiss_IndexFlat_free(s->flat);
+    sqlite3_free(s->scratch);
+    sqlite3_free(s);
+}

@@ -1,0 +1,102 @@
+/*
+** A segment: a bounded run of rows with their vectors in one FAISS index.
+**
+** Rows sit in slots 0..count-1, which are FAISS's own positions. A segment is
+** built once, in one piece, so that FAISS allocates just what it needs, and
+** never changes afterwards: any number of threads may read it, and versions of
+** an index share it by reference. This file and exact.c alone include FAISS's
+** headers; every call here runs on one OpenMP thread (a single query over a
+** flat index is several times slower with two).
+*/
+#ifndef SEGMENT_H
+#define SEGMENT_H
+
+#include <stdint.h>
+
+#include "ids.h"
+#include "vector.h"
+
+/* A segment's vectors take about this many bytes, and its rows are no more than
+** this: small enough that building one beside the others costs little memory,
+** large enough that the work per segment is lost in the search of its vectors. */
+enum { SEGMENT_BYTES = 4 << 20, SEGMENT_MAX_ROWS = 65536, SEGMENT_MIN_ROWS = 64 };
+
+typedef struct segment segment;
+
+/* Rows gathered for a segment to be. */
+typedef struct segment_rows {
+    int dimension;
+    int capacity; /* rows that fit: segment_capacity(dimension) */
+    int count;
+    float *vectors;   /* capacity × dimension, as the metric stores them */
+    int64_t *keys;    /* rowid of each row; its ordinal where rows have no rowid */
+    uint64_t *hashes; /* of each row's key, id and embedding, as stored in the source */
+    int keeps_ids;    /* the source cannot be asked for a row's id later */
+    id_list ids;      /* one a row, if keeps_ids */
+} segment_rows;
+
+/* Rows of this dimension that make a full segment. */
+int segment_capacity(int dimension);
+
+/* Make room for one segment's rows. SQLITE_OK or SQLITE_NOMEM. */
+int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids);
+
+/* Append one row; the caller has checked that count < capacity. `embedding` is
+** `dimension` floats at any alignment; with `normalize` the stored copy is
+** scaled to unit length. SQLITE_OK, SQLITE_NOMEM, or SQLITE_MISMATCH where a
+** component is not finite: the row is then not appended. */
+int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
+                        uint64_t hash, const id_value *id);
+
+/* Append the first `count` rows of a segment of the same metric, dimension and
+** keeping of ids. SQLITE_OK or SQLITE_NOMEM. */
+int segment_rows_copy(segment_rows *rows, const segment *s, int count);
+
+/* Forget the rows, keep the room. */
+void segment_rows_reset(segment_rows *rows);
+void segment_rows_close(segment_rows *rows);
+
+/* Build a segment of the rows (at least one), with one reference for the
+** caller. The rows stay as they are, but for `ids`, which moves into the
+** segment. On failure a message, or SQLITE_NOMEM. */
+int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **message);
+
+segment *segment_retain(segment *s);
+void segment_release(segment *s);
+
+int segment_count(const segment *s);
+int64_t segment_key(const segment *s, int slot);
+uint64_t segment_hash(const segment *s, int slot);
+/* The id of a slot; only where the rows were gathered with keeps_ids. */
+id_value segment_id(const segment *s, int slot);
+/* The slot's vector as stored (normalized for cosine); valid while the segment
+** is held. */
+const float *segment_vector(const segment *s, int slot);
+/* Bytes of memory it holds. */
+size_t segment_bytes(const segment *s);
+
+/* The nearest min(k, count) slots to the query, nearest first: FAISS's search.
+** `query` is normalized for cosine. Scores beyond float32's range (infinite
+** distances) are missing in *found; ask segment_scores() then. */
+int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
+                   int *found, char **message);
+
+/* The score of every slot, bit for bit what segment_search() reports. */
+int segment_scores(const segment *s, const float *query, float *scores, char **message);
+
+/* Scores single vectors against a fixed one, bit for bit as a search does. */
+typedef struct scorer scorer;
+int scorer_open(vector_metric metric, const float *query, int dimension, scorer **out,
+                char **message);
+int scorer_score(scorer *s, const float *x, float *score, char **message);
+int scorer_dimension(const scorer *s);
+void scorer_close(scorer *s);
+
+/* Scale to unit Euclidean length; a zero vector stays as it is. Components
+** whose squares would leave float32's range are scaled by a power of two first. */
+void segment_normalize(float *x, int dimension);
+
+/* "1.12.0": the version of the FAISS in use. */
+const char *segment_faiss_version(void);
+
+#endif

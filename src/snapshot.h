@@ -1,0 +1,67 @@
+/*
+** What one statement sees of a source: its rows in the statement's own read
+** snapshot, and the version of the index that holds exactly these rows.
+**
+** Results equal a scan of the source by the same statement: what the connection
+** has not committed yet is in, what others committed is in from the moment
+** SQLite shows it, and what was rolled back is out.
+*/
+#ifndef SNAPSHOT_H
+#define SNAPSHOT_H
+
+#include "connection.h"
+
+typedef struct snapshot {
+    connection *connection;
+    tracked_source *tracked; /* NULL: not open */
+    const source *source;
+    sqlite3_stmt *pin; /* stepped once and held: the read transaction */
+    index_version *version;
+    sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
+    int64_t lookup_key;
+    int lookup_stands;
+} snapshot;
+
+/* Open a snapshot of the source that `d` defines: hold a read transaction on it,
+** check that the caller may read it, and that it is still what it was. All zero
+** and safe to close on failure. Costs some microseconds. */
+int snapshot_open(connection *c, const definition *d, snapshot *out, char **message);
+
+/* Find the version of the index for this snapshot, building what has changed.
+** Some microseconds where nothing has changed since this connection's last
+** search, one read of the source otherwise. Held until the snapshot closes. */
+int snapshot_index(snapshot *s, index_version **version, char **message);
+
+/* Read the whole source and compare it with the index: *equal. */
+int snapshot_check(snapshot *s, int *equal, char **message);
+
+/* Drop what this connection has read of the source, so that the next search
+** reads it all again into new segments. */
+void snapshot_forget(snapshot *s);
+
+void snapshot_close(snapshot *s);
+
+/* The id of a row that a search found, as the source holds it in this snapshot.
+** The bytes of a text live until the next call on the snapshot. */
+int snapshot_hit_id(snapshot *s, const index_hit *hit, id_value *id, char **message);
+
+/* Hand the embedding of a row that a search found to SQLite, as stored. One
+** look-up by rowid; where rows have none, one read of the source. */
+int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *context,
+                           char **message);
+
+/* Step a statement that reads the source, so that a source which reads a faiss
+** table is refused. */
+int snapshot_step(snapshot *s, sqlite3_stmt *statement);
+
+/* The definition that a function's `database` and `table` arguments mean: a
+** plain source with the default columns and metric l2, or that of the faiss
+** table of this name. definition_clear() it. */
+int snapshot_define(connection *c, const char *database, const char *table, definition *out,
+                    char **message);
+
+/* An error unless a query of `dimension` fits the index; an empty index fits
+** any query. */
+int snapshot_check_query(const snapshot *s, int dimension, char **message);
+
+#endif

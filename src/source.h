@@ -1,0 +1,79 @@
+/*
+** The user's table: finding it by the names SQL gives, its columns, and the
+** statements that read its rows. Nothing here writes to it.
+*/
+#ifndef SOURCE_H
+#define SOURCE_H
+
+#include "ids.h"
+#include "vector.h"
+
+typedef enum source_kind {
+    SOURCE_ROWID_TABLE,   /* rows are known by their rowid */
+    SOURCE_WITHOUT_ROWID, /* … also a table whose columns hide every name of the rowid */
+    SOURCE_VIEW,
+    SOURCE_VIRTUAL
+} source_kind;
+
+typedef struct source {
+    source_kind kind;
+    char *schema, *table;
+    char *id;           /* column; NULL where the rowid is the id */
+    char *embedding;    /* column */
+    const char *rowid;  /* rowid, _rowid_ or oid; NULL where rows have no readable one */
+    int id_is_rowid;    /* the id of a row is its rowid: nothing to look up */
+    char *id_affinity;  /* INTEGER, REAL, NUMERIC, TEXT or BLOB */
+    char *id_collation; /* BINARY, NOCASE, … */
+} source;
+
+/* Which statement to prepare; each selects the key (the rowid, NULL if there is
+** none), the id and the embedding. */
+typedef enum source_statement {
+    SOURCE_PIN,             /* holds the snapshot: its one step reads no row */
+    SOURCE_READ_ALL,        /* every row, in the order of the source */
+    SOURCE_SCAN,            /* every row with an embedding */
+    SOURCE_ROW_BY_KEY,      /* ?1: a rowid */
+    SOURCE_ROWS_BY_ID,      /* ?1: an id, compared as the source's column compares */
+    SOURCE_FIRST_EMBEDDING, /* type and length of the first embedding */
+    SOURCE_FIRST_ODD_ROW    /* ?1: a length; id, type and length of a row that differs */
+} source_statement;
+
+enum { SOURCE_COLUMN_KEY, SOURCE_COLUMN_ID, SOURCE_COLUMN_EMBEDDING };
+
+/* The schema that a database name means on this connection: a schema of that
+** name, else the schema whose file has that stem ("blog" for blog.db), the
+** first attached if several have. The caller frees *schema. On failure a
+** message that lists the names there are. */
+int source_find_database(sqlite3 *db, const char *name, char **schema, char **message);
+
+/* Read what there is to know about schema.table. `id` and `embedding` name
+** columns, or are NULL for the defaults: "id" or else the rowid, "embedding".
+** On failure a message that names what is missing and what there is. Columns
+** are found in any case, the exact names are stored. */
+int source_resolve(sqlite3 *db, const char *schema, const char *table, const char *id,
+                   const char *embedding, source *out, char **message);
+void source_clear(source *s);
+
+/* Whether both read the same columns in the same way. */
+int source_equal(const source *a, const source *b);
+
+/* Prepare one of the statements above; the caller finalizes it. On failure a
+** message that names the source. */
+int source_prepare(sqlite3 *db, const source *s, source_statement which, sqlite3_stmt **out,
+                   char **message);
+
+/* Turn the failure of a statement on the source into a message. Returns rc, or
+** SQLITE_NOMEM. */
+int source_failure(sqlite3 *db, const source *s, int rc, char **message);
+
+/* Make the message about a row whose embedding is malformed:
+** "row with id 7 of main.docs: column embedding holds …, expected …". Returns
+** SQLITE_ERROR or SQLITE_NOMEM. `found` and `expected` are parts of the
+** sentence; `found` is freed. */
+int source_bad_row(const source *s, const id_value *id, char *found, const char *expected,
+                   char **message);
+
+/* "a BLOB of 10 bytes", "TEXT", …: what a column of a row holds. */
+char *source_describe_value(int type, int bytes);
+
+#endif

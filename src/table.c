@@ -1,0 +1,657 @@
+#include "table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cursor.h"
+#include "snapshot.h"
+#include "sql_text.h"
+
+enum { FORMAT_VERSION = 1, ROWS_GUESSED = 100000 };
+
+/* Declared columns, in this order. */
+enum { COLUMN_ID, COLUMN_SCORE, COLUMN_DISTANCE, COLUMN_VECTOR, COLUMN_K, COLUMN_COMMAND };
+
+static int set_message(char **message, char *text)
+{
+    *message = text;
+    return text ? SQLITE_ERROR : SQLITE_NOMEM;
+}
+
+int table_failure(sqlite3_vtab *base, int rc, char *message)
+{
+    if (message) {
+        sqlite3_free(base->zErrMsg);
+        base->zErrMsg = message;
+    }
+    return rc;
+}
+
+/* ---- arguments of CREATE VIRTUAL TABLE ---- */
+
+/* What the arguments say; texts are owned. */
+typedef struct arguments {
+    definition definition;
+    const char *schema_asked; /* as written; "main" is the table's own schema */
+} arguments;
+
+static int parse_metric(const char *value, definition *d)
+{
+    return vector_metric_parse(value, &d->metric);
+}
+
+static int parse_text(const char *value, char **to)
+{
+    sqlite3_free(*to);
+    *to = *value ? sqlite3_mprintf("%s", value) : NULL;
+    return *to != NULL;
+}
+
+static int parse_id(const char *value, definition *d)
+{
+    return parse_text(value, &d->id);
+}
+
+static int parse_embedding(const char *value, definition *d)
+{
+    return parse_text(value, &d->embedding);
+}
+
+static int parse_dimension(const char *value, definition *d)
+{
+    char *end;
+    long dimension = strtol(value, &end, 10);
+    if (end == value || *end || dimension < 1 || dimension > 1 << 20)
+        return 0;
+    d->dimension = (int)dimension;
+    return 1;
+}
+
+static int parse_strict(const char *value, definition *d)
+{
+    int on = sqlite3_stricmp(value, "on") == 0;
+    if (!on && sqlite3_stricmp(value, "off") != 0)
+        return 0;
+    d->strict = on;
+    return 1;
+}
+
+static const struct option {
+    const char *name;
+    int (*parse)(const char *value, definition *d); /* 0 for a value that is not allowed */
+    const char *allowed;
+} options[] = {
+    {"metric", parse_metric, "l2, ip or cosine"},
+    {"id", parse_id, "a column name"},
+    {"embedding", parse_embedding, "a column name"},
+    {"dimension", parse_dimension, "a whole number from 1 on"},
+    {"strict", parse_strict, "on or off"},
+};
+enum { OPTIONS = sizeof options / sizeof *options };
+
+static int is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
+}
+
+/* A copy without white space around it, and without one pair of quotes (', ", `
+** or []), of `length` bytes of SQL text. */
+static char *unquote(const char *text, size_t length)
+{
+    while (length && is_space(text[0])) {
+        text++;
+        length--;
+    }
+    while (length && is_space(text[length - 1]))
+        length--;
+    char *out = sqlite3_malloc64(length + 1);
+    if (!out)
+        return NULL;
+    char open = length ? text[0] : 0;
+    char close = open == '[' ? ']' : open;
+    size_t n = 0;
+    if (open && strchr("'\"`[", open) && length >= 2 && text[length - 1] == close) {
+        for (size_t i = 1; i + 1 < length; i++) {
+            out[n++] = text[i];
+            i += text[i] == close && close != ']'; /* a doubled quote */
+        }
+    } else {
+        memcpy(out, text, length);
+        n = length;
+    }
+    out[n] = 0;
+    return out;
+}
+
+static int unknown_option(const char *name, char **message)
+{
+    sqlite3_str *known = sqlite3_str_new(NULL);
+    for (int i = 0; i < OPTIONS; i++)
+        sqlite3_str_appendf(known, "%s%s", i ? ", " : "", options[i].name);
+    char *list = sqlite3_str_finish(known);
+    int rc = set_message(
+        message, sqlite3_mprintf("unknown option: %s (expected %s)", name, list ? list : ""));
+    sqlite3_free(list);
+    return rc;
+}
+
+static int parse_option(const char *argument, definition *d, char **message)
+{
+    const char *equals = strchr(argument, '=');
+    if (!equals) {
+        return set_message(message,
+                           sqlite3_mprintf("malformed option: %s (expected name=value)", argument));
+    }
+    char *name = unquote(argument, (size_t)(equals - argument));
+    char *value = unquote(equals + 1, strlen(equals + 1));
+    int rc = name && value ? SQLITE_OK : SQLITE_NOMEM;
+    const struct option *found = NULL;
+    for (int i = 0; rc == SQLITE_OK && i < OPTIONS; i++) {
+        if (sqlite3_stricmp(name, options[i].name) == 0)
+            found = &options[i];
+    }
+    if (rc == SQLITE_OK && !found)
+        rc = unknown_option(name, message);
+    else if (rc == SQLITE_OK && !found->parse(value, d))
+        rc = set_message(message,
+                         sqlite3_mprintf("%s=%s: expected %s", found->name, value, found->allowed));
+    sqlite3_free(name);
+    sqlite3_free(value);
+    return rc;
+}
+
+enum {
+    ARGUMENT_SCHEMA = 1,
+    ARGUMENT_NAME = 2,
+    ARGUMENT_DATABASE = 3,
+    ARGUMENT_TABLE = 4,
+    ARGUMENT_OPTIONS = 5
+};
+
+static int parse_arguments(int argc, const char *const *argv, definition *d, char **message)
+{
+    *d = (definition){.strict = 1, .metric = METRIC_KIND_L2};
+    if (argc < ARGUMENT_OPTIONS) {
+        return set_message(message, sqlite3_mprintf("expected USING faiss(database, table [, "
+                                                    "option=value]...)"));
+    }
+    d->schema = unquote(argv[ARGUMENT_DATABASE], strlen(argv[ARGUMENT_DATABASE]));
+    d->table = unquote(argv[ARGUMENT_TABLE], strlen(argv[ARGUMENT_TABLE]));
+    int rc = d->schema && d->table ? SQLITE_OK : SQLITE_NOMEM;
+    /* A file attached under another name keeps working: "main" is where the
+    ** table itself lives. In temp, names are taken as written. */
+    const char *own = argv[ARGUMENT_SCHEMA];
+    if (rc == SQLITE_OK && sqlite3_stricmp(d->schema, "main") == 0 &&
+        sqlite3_stricmp(own, "temp") != 0) {
+        sqlite3_free(d->schema);
+        d->schema = sqlite3_mprintf("%s", own);
+        rc = d->schema ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    for (int i = ARGUMENT_OPTIONS; rc == SQLITE_OK && i < argc; i++)
+        rc = parse_option(argv[i], d, message);
+    return rc;
+}
+
+/* ---- the shadow table ---- */
+
+static char *config_name(const char *schema, const char *table)
+{
+    char *name = sqlite3_mprintf("%s_config", table);
+    char *quoted = name ? sql_quote_table(schema, name) : NULL;
+    sqlite3_free(name);
+    return quoted;
+}
+
+/* The text of a statement on the shadow table of schema.table. */
+static char *config_sql(const char *template, const char *schema, const char *table)
+{
+    char *config = config_name(schema, table);
+    char *text = sql_text(template, "config", config, NULL);
+    sqlite3_free(config);
+    return text;
+}
+
+static int config_put(const faiss_table *t, const char *key, const char *value)
+{
+    sqlite3_stmt *put;
+    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_PUT, t->schema, t->name), &put);
+    if (rc == SQLITE_OK) {
+        sqlite3_bind_text(put, 1, key, -1, SQLITE_STATIC);
+        sqlite3_bind_text(put, 2, value, -1, SQLITE_STATIC);
+        sqlite3_step(put);
+    }
+    int finalized = sqlite3_finalize(put);
+    return rc == SQLITE_OK ? finalized : rc;
+}
+
+/* What of the source must be known to declare the columns. */
+typedef struct column_list {
+    char *embedding, *id_affinity, *id_collation;
+    int id_is_rowid, has_rowid;
+} column_list;
+
+static void column_list_clear(column_list *l)
+{
+    sqlite3_free(l->embedding);
+    sqlite3_free(l->id_affinity);
+    sqlite3_free(l->id_collation);
+    *l = (column_list){0};
+}
+
+static int config_store(const faiss_table *t, const column_list *l, int dimension)
+{
+    char number[24], index_id[24];
+    sqlite3_uint64 random;
+    sqlite3_randomness(sizeof random, &random);
+    sqlite3_snprintf(sizeof index_id, index_id, "%016llx", random);
+    sqlite3_snprintf(sizeof number, number, "%d", FORMAT_VERSION);
+    int rc = config_put(t, "version", number);
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "index_id", index_id);
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "embedding", l->embedding);
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "id_affinity", l->id_affinity);
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "id_collation", l->id_collation);
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "id_is_rowid", l->id_is_rowid ? "1" : "0");
+    if (rc == SQLITE_OK)
+        rc = config_put(t, "has_rowid", l->has_rowid ? "1" : "0");
+    sqlite3_snprintf(sizeof number, number, "%d", dimension);
+    if (rc == SQLITE_OK && dimension)
+        rc = config_put(t, "dimension", number);
+    return rc;
+}
+
+/* Read one setting. Stored bytes are taken only where they make sense: an
+** affinity is one of five words. */
+static int config_read_setting(column_list *l, const char *key, const char *value)
+{
+    static const char *const affinities[] = {"INTEGER", "REAL", "NUMERIC", "TEXT", "BLOB"};
+    if (strcmp(key, "embedding") == 0)
+        return parse_text(value, &l->embedding);
+    if (strcmp(key, "id_collation") == 0)
+        return parse_text(value, &l->id_collation);
+    for (size_t i = 0; strcmp(key, "id_affinity") == 0 && i < 5; i++) {
+        if (strcmp(value, affinities[i]) == 0)
+            return parse_text(value, &l->id_affinity);
+    }
+    if (strcmp(key, "id_is_rowid") == 0)
+        l->id_is_rowid = atoi(value);
+    if (strcmp(key, "has_rowid") == 0)
+        l->has_rowid = atoi(value);
+    return 1;
+}
+
+/* Read the settings as far as they are there; a table whose settings were lost
+** can still be dropped, and queried if its columns have the default names. */
+static int config_load(faiss_table *t, column_list *l)
+{
+    sqlite3_stmt *get;
+    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_GET, t->schema, t->name), &get);
+    while (rc == SQLITE_OK && sqlite3_step(get) == SQLITE_ROW) {
+        const char *key = (const char *)sqlite3_column_text(get, 0);
+        const char *value = (const char *)sqlite3_column_text(get, 1);
+        if (key && value)
+            config_read_setting(l, key, value);
+    }
+    sqlite3_finalize(get);
+    const char *embedding = t->definition.embedding ? t->definition.embedding : "embedding";
+    if (!l->embedding)
+        l->embedding = sqlite3_mprintf("%s", embedding);
+    if (!l->id_affinity)
+        l->id_affinity = sqlite3_mprintf("BLOB");
+    if (!l->id_collation)
+        l->id_collation = sqlite3_mprintf("BINARY");
+    return l->embedding && l->id_affinity && l->id_collation ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* ---- CREATE: looking at the source ---- */
+
+static int check_rows(faiss_table *t, const source *s, int *dimension, char **message)
+{
+    enum { TYPE, LENGTH };
+    sqlite3 *db = t->connection->db;
+    sqlite3_stmt *first, *odd = NULL;
+    t->connection->reading_source++;
+    int rc = source_prepare(db, s, SOURCE_FIRST_EMBEDDING, &first, message);
+    int bytes = t->definition.dimension * VECTOR_COMPONENT_BYTES;
+    if (rc == SQLITE_OK && (rc = sqlite3_step(first)) == SQLITE_ROW && !bytes) {
+        const char *type = (const char *)sqlite3_column_text(first, TYPE);
+        if (type && strcmp(type, "blob") == 0)
+            bytes = sqlite3_column_int(first, LENGTH);
+        if (bytes % VECTOR_COMPONENT_BYTES)
+            bytes = 0;
+    }
+    sqlite3_finalize(first);
+    rc = rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
+    if (rc == SQLITE_OK && t->definition.strict)
+        rc = source_prepare(db, s, SOURCE_FIRST_ODD_ROW, &odd, message);
+    if (rc == SQLITE_OK && odd) {
+        sqlite3_bind_int(odd, 1, bytes);
+        rc = sqlite3_step(odd);
+    }
+    if (odd && rc == SQLITE_ROW) {
+        id_value id = id_from_value(sqlite3_column_value(odd, 0));
+        char expected[64];
+        sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)", bytes,
+                         bytes / VECTOR_COMPONENT_BYTES);
+        rc =
+            source_bad_row(s, &id,
+                           sqlite3_mprintf("a value of type %s and length %d",
+                                           sqlite3_column_text(odd, 1), sqlite3_column_int(odd, 2)),
+                           bytes ? expected : "a BLOB of float32 components", message);
+    } else if (rc != SQLITE_OK && rc != SQLITE_DONE && !*message) {
+        rc = source_failure(db, s, rc, message);
+    } else if (rc == SQLITE_DONE) {
+        rc = SQLITE_OK;
+    }
+    sqlite3_finalize(odd);
+    t->connection->reading_source--;
+    *dimension = bytes / VECTOR_COMPONENT_BYTES;
+    return rc;
+}
+
+/* A name that would hide one of ours, or be hidden by it. */
+static int check_name(const char *name, const char *embedding, char **message)
+{
+    const char *const taken[] = {"id", "score", "distance", "k", embedding};
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        if (sqlite3_stricmp(name, taken[i]) == 0) {
+            return set_message(message,
+                               sqlite3_mprintf("a faiss table cannot have the name of its own "
+                                               "column %s",
+                                               taken[i]));
+        }
+        if (i + 1 < sizeof taken / sizeof *taken && sqlite3_stricmp(embedding, taken[i]) == 0) {
+            return set_message(message,
+                               sqlite3_mprintf("an embedding column named %s cannot be told from "
+                                               "the faiss table's own",
+                                               embedding));
+        }
+    }
+    return SQLITE_OK;
+}
+
+static int is_faiss_table(const connection *c, const source *s)
+{
+    return s->kind == SOURCE_VIRTUAL && connection_find_table(c, s->schema, s->table);
+}
+
+/* Check the source, fill in the column list and make the shadow table. */
+static int create_config(faiss_table *t, column_list *l, char **message)
+{
+    sqlite3 *db = t->connection->db;
+    const definition *d = &t->definition;
+    source s = {0};
+    char *schema = NULL;
+    int dimension;
+    int rc = source_find_database(db, d->schema, &schema, message);
+    if (rc == SQLITE_OK)
+        rc = source_resolve(db, schema, d->table, d->id, d->embedding, &s, message);
+    if (rc == SQLITE_OK && is_faiss_table(t->connection, &s)) {
+        rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
+                                                  s.schema, s.table));
+    }
+    if (rc == SQLITE_OK)
+        rc = check_name(t->name, s.embedding, message);
+    if (rc == SQLITE_OK)
+        rc = check_rows(t, &s, &dimension, message);
+    if (rc == SQLITE_OK) {
+        *l = (column_list){.embedding = sqlite3_mprintf("%s", s.embedding),
+                           .id_affinity = sqlite3_mprintf("%s", s.id_affinity),
+                           .id_collation = sqlite3_mprintf("%s", s.id_collation),
+                           .id_is_rowid = s.id_is_rowid,
+                           .has_rowid = s.rowid != NULL};
+        rc = l->embedding && l->id_affinity && l->id_collation ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    if (rc == SQLITE_OK) {
+        rc = sql_execute(db, config_sql(SQL_CONFIG_CREATE, t->schema, t->name));
+        if (rc == SQLITE_OK)
+            rc = config_store(t, l, dimension);
+        if (rc != SQLITE_OK && rc != SQLITE_NOMEM)
+            *message = sqlite3_mprintf("cannot create the shadow table %s.%s_config: %s", t->schema,
+                                       t->name, sqlite3_errmsg(db));
+    }
+    source_clear(&s);
+    sqlite3_free(schema);
+    return rc;
+}
+
+/* ---- xCreate, xConnect, xDisconnect, xDestroy, xRename ---- */
+
+static int declare(faiss_table *t, const column_list *l)
+{
+    /* HIDDEN must come before the type, and without a type SQLite would make the
+    ** column NUMERIC and turn text into numbers. */
+    char *sql = sqlite3_mprintf("CREATE TABLE x(id %s COLLATE \"%w\", score REAL, distance REAL, "
+                                "\"%w\" HIDDEN BLOB, k HIDDEN BLOB, \"%w\" HIDDEN BLOB)",
+                                l->id_affinity, l->id_collation, l->embedding, t->name);
+    int rc = sql ? sqlite3_declare_vtab(t->connection->db, sql) : SQLITE_NOMEM;
+    sqlite3_free(sql);
+    t->plan = (plan_table){.name = t->name,
+                           .id = COLUMN_ID,
+                           .score = COLUMN_SCORE,
+                           .distance = COLUMN_DISTANCE,
+                           .vector = COLUMN_VECTOR,
+                           .neighbours = COLUMN_K,
+                           .database = -1,
+                           .table = -1,
+                           .has_rowid = l->has_rowid,
+                           .id_is_rowid = l->id_is_rowid,
+                           .metric_known = 1,
+                           .metric = t->definition.metric,
+                           .rows = ROWS_GUESSED,
+                           .id_collation = l->id_collation};
+    return rc;
+}
+
+static void table_unlink(faiss_table *t)
+{
+    for (connected_table **link = &t->connection->tables; *link; link = &(*link)->next) {
+        if (*link == &t->entry) {
+            *link = t->entry.next;
+            return;
+        }
+    }
+}
+
+static int table_disconnect(sqlite3_vtab *base)
+{
+    faiss_table *t = (faiss_table *)base;
+    table_unlink(t);
+    connection_release(t->connection);
+    definition_clear(&t->definition);
+    sqlite3_free((char *)t->plan.id_collation);
+    sqlite3_free(t->schema);
+    sqlite3_free(t->name);
+    sqlite3_free(t);
+    return SQLITE_OK;
+}
+
+static int table_open(connection *c, int is_create, int argc, const char *const *argv,
+                      sqlite3_vtab **out, char **message)
+{
+    faiss_table *t = sqlite3_malloc64(sizeof *t);
+    if (!t)
+        return SQLITE_NOMEM;
+    memset(t, 0, sizeof *t);
+    t->connection = connection_retain(c);
+    t->schema = sqlite3_mprintf("%s", argv[ARGUMENT_SCHEMA]);
+    t->name = sqlite3_mprintf("%s", argv[ARGUMENT_NAME]);
+    column_list list = {0};
+    int rc = t->schema && t->name ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK)
+        rc = parse_arguments(argc, argv, &t->definition, message);
+    if (rc == SQLITE_OK)
+        rc = is_create ? create_config(t, &list, message) : config_load(t, &list);
+    if (rc == SQLITE_OK)
+        rc = declare(t, &list);
+    if (rc == SQLITE_OK) {
+        list.id_collation = NULL; /* now the plan's */
+        t->entry = (connected_table){c->tables, t->schema, t->name, &t->definition};
+        c->tables = &t->entry;
+        *out = &t->base;
+    } else {
+        table_disconnect(&t->base);
+    }
+    column_list_clear(&list);
+    return rc;
+}
+
+static int table_create(sqlite3 *db, void *aux, int argc, const char *const *argv,
+                        sqlite3_vtab **out, char **message)
+{
+    (void)db;
+    return table_open(aux, 1, argc, argv, out, message);
+}
+
+static int table_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
+                         sqlite3_vtab **out, char **message)
+{
+    (void)db;
+    return table_open(aux, 0, argc, argv, out, message);
+}
+
+static int table_destroy(sqlite3_vtab *base)
+{
+    faiss_table *t = (faiss_table *)base;
+    int rc = sql_execute(t->connection->db, config_sql(SQL_CONFIG_DROP, t->schema, t->name));
+    return rc == SQLITE_OK ? table_disconnect(base) : rc;
+}
+
+static int table_rename(sqlite3_vtab *base, const char *name)
+{
+    faiss_table *t = (faiss_table *)base;
+    char *message = NULL;
+    int rc =
+        check_name(name, t->definition.embedding ? t->definition.embedding : "embedding", &message);
+    if (rc == SQLITE_OK) {
+        char *config = config_name(t->schema, t->name);
+        char *renamed = sqlite3_mprintf("\"%w_config\"", name);
+        rc = sql_execute(t->connection->db,
+                         sql_text(SQL_CONFIG_RENAME, "config", config, "name", renamed, NULL));
+        sqlite3_free(config);
+        sqlite3_free(renamed);
+    }
+    return table_failure(base, rc, message);
+}
+
+static int table_shadow_name(const char *suffix)
+{
+    return sqlite3_stricmp(suffix, "config") == 0;
+}
+
+/* ---- xBestIndex, xUpdate ---- */
+
+static int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
+{
+    faiss_table *t = (faiss_table *)base;
+    char *message = NULL;
+    int rc;
+    if (t->connection->reading_source)
+        rc = set_message(&message, sqlite3_mprintf("a source of a faiss index must not read a "
+                                                   "faiss table (%s)",
+                                                   t->name));
+    else
+        rc = plan_best_index(&t->plan, info, &message);
+    return table_failure(base, rc, message);
+}
+
+static int command_rebuild(snapshot *s, char **message)
+{
+    index_version *v;
+    snapshot_forget(s);
+    return snapshot_index(s, &v, message);
+}
+
+static int command_integrity_check(snapshot *s, char **message)
+{
+    int equal;
+    int rc = snapshot_check(s, &equal, message);
+    if (rc != SQLITE_OK || equal)
+        return rc;
+    *message = sqlite3_mprintf("the index differs from %s.%s", s->source->schema, s->source->table);
+    return *message ? SQLITE_CORRUPT_VTAB : SQLITE_NOMEM;
+}
+
+static int command_optimize(snapshot *s, char **message)
+{
+    /* An exact index has nothing to train or to compact beyond what building
+    ** does. */
+    index_version *v;
+    return snapshot_index(s, &v, message);
+}
+
+static const struct command {
+    const char *name;
+    int (*run)(snapshot *s, char **message);
+} commands[] = {{"rebuild", command_rebuild},
+                {"optimize", command_optimize},
+                {"integrity-check", command_integrity_check}};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static int run_command(faiss_table *t, const char *name, char **message)
+{
+    const struct command *found = NULL;
+    for (int i = 0; i < COMMANDS; i++) {
+        if (name && strcmp(name, commands[i].name) == 0)
+            found = &commands[i];
+    }
+    if (!found) {
+        return set_message(message, sqlite3_mprintf("unknown command: %Q (expected 'rebuild', "
+                                                    "'optimize' or 'integrity-check')",
+                                                    name));
+    }
+    snapshot s;
+    int rc = snapshot_open(t->connection, &t->definition, &s, message);
+    if (rc == SQLITE_OK)
+        rc = found->run(&s, message);
+    snapshot_close(&s);
+    return rc;
+}
+
+/* INSERT INTO t(t) VALUES ('command') is the only write there is. */
+static int table_update(sqlite3_vtab *base, int argc, sqlite3_value **argv, sqlite3_int64 *rowid)
+{
+    enum { FIRST_COLUMN = 2 };
+    faiss_table *t = (faiss_table *)base;
+    char *message = NULL;
+    int rc;
+    sqlite3_value *command = argc > 1 ? argv[FIRST_COLUMN + COLUMN_COMMAND] : NULL;
+    int is_insert = argc > 1 && sqlite3_value_type(argv[0]) == SQLITE_NULL;
+    if (is_insert && sqlite3_value_type(command) != SQLITE_NULL) {
+        *rowid = 0;
+        rc = run_command(t, (const char *)sqlite3_value_text(command), &message);
+    } else {
+        message = sqlite3_mprintf("%s is read-only: write to %s", t->name, t->definition.table);
+        rc = message ? SQLITE_READONLY : SQLITE_NOMEM;
+    }
+    return table_failure(base, rc, message);
+}
+
+static const sqlite3_module module = {
+    .iVersion = 3,
+    .xCreate = table_create,
+    .xConnect = table_connect,
+    .xBestIndex = table_best_index,
+    .xDisconnect = table_disconnect,
+    .xDestroy = table_destroy,
+    .xOpen = cursor_open,
+    .xClose = cursor_close,
+    .xFilter = cursor_filter,
+    .xNext = cursor_next,
+    .xEof = cursor_eof,
+    .xColumn = cursor_column,
+    .xRowid = cursor_rowid,
+    .xUpdate = table_update,
+    .xRename = table_rename,
+    .xShadowName = table_shadow_name,
+};
+
+int table_register(connection *c)
+{
+    return sqlite3_create_module_v2(c->db, "faiss", &module, connection_retain(c),
+                                    connection_release);
+}

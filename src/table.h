@@ -1,0 +1,36 @@
+/*
+** The `faiss` module: virtual tables over a source.
+**
+**   CREATE VIRTUAL TABLE docs_index USING faiss(main, docs [, option=value]...);
+**
+**   id, score, distance         what SELECT * gives
+**   <embedding>  hidden         MATCH it, or =, to search; reads the stored vector
+**   k            hidden         how many rows; without it, all of them in order
+**   <table name> hidden         INSERT a command here: 'rebuild', 'optimize',
+**                               'integrity-check'
+*/
+#ifndef TABLE_H
+#define TABLE_H
+
+#include "connection.h"
+#include "plan.h"
+
+/* A faiss table, or the table-valued function faiss_search, as one connection
+** has it open. cursor.c reads it. */
+typedef struct faiss_table {
+    sqlite3_vtab base;
+    connection *connection;
+    char *schema, *name;
+    definition definition; /* empty for the function, whose arguments define it */
+    plan_table plan;       /* column numbers and estimates */
+    connected_table entry; /* in connection->tables; not for the function */
+} faiss_table;
+
+/* Register the module. */
+int table_register(connection *c);
+
+/* Report a failure of a table's method: the message becomes SQLite's. Returns
+** rc. */
+int table_failure(sqlite3_vtab *base, int rc, char *message);
+
+#endif
