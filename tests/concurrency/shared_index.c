@@ -1,0 +1,141 @@
+/*
+** Connections of many threads on one file: readers search while writers change
+** every row in one transaction. Each answer must be of one committed state, and
+** ThreadSanitizer must find nothing.
+**
+**   shared_index [seconds]
+*/
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "extension.h"
+#include "sqlite_api.h"
+
+enum { READERS = 8, WRITERS = 2, ROWS = 100, STATES = 16, DEFAULT_SECONDS = 10 };
+
+static char path[] = "/tmp/shared_index_XXXXXX";
+static time_t finish;
+static atomic_long answers, states_written;
+
+static void fail(const char *what, const char *detail)
+{
+    fprintf(stderr, "%s: %s\n", what, detail);
+    exit(1);
+}
+
+static sqlite3 *open_file(void)
+{
+    sqlite3 *db;
+    char *message = NULL;
+    if (sqlite3_open(path, &db) != SQLITE_OK)
+        fail("open", sqlite3_errmsg(db));
+    sqlite3_busy_timeout(db, 60000);
+    if (sqlite3_faiss_init(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
+        fail("load", message);
+    return db;
+}
+
+static void run(sqlite3 *db, const char *sql)
+{
+    char *message = NULL;
+    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
+        fail(sql, message);
+}
+
+/* Row i holds the number i × STATES + state, whose square float32 holds exactly:
+** the scores of a search from 0 tell every row's state. */
+static void check_answer(sqlite3_stmt *search)
+{
+    int rows = 0, state = -1, rc;
+    while ((rc = sqlite3_step(search)) == SQLITE_ROW) {
+        int value = (int)sqrt(sqlite3_column_double(search, 1));
+        if (state < 0)
+            state = value % STATES;
+        if (sqlite3_column_int(search, 0) != rows || value != rows * STATES + state)
+            fail("an answer of two states", sqlite3_mprintf("row %d: %d", rows, value));
+        rows++;
+    }
+    if (rc != SQLITE_DONE)
+        fail("search", sqlite3_errmsg(sqlite3_db_handle(search)));
+    if (rows != ROWS)
+        fail("search", "rows are missing");
+    sqlite3_reset(search);
+    atomic_fetch_add(&answers, 1);
+}
+
+/* A new connection now and then, so that the first search of one meets the
+** changes of others. */
+static void *read_states(void *argument)
+{
+    (void)argument;
+    while (time(NULL) < finish) {
+        sqlite3 *db = open_file();
+        sqlite3_stmt *statements[2];
+        sqlite3_prepare_v2(db, "SELECT id, score FROM docs_index('[0]', 100)", -1, &statements[0],
+                           NULL);
+        sqlite3_prepare_v2(db, "SELECT id, score FROM faiss_search('main', 'docs', '[0]')", -1,
+                           &statements[1], NULL);
+        for (int i = 0; i < 50 && time(NULL) < finish; i++) {
+            if (!statements[i % 2])
+                fail("prepare", sqlite3_errmsg(db));
+            check_answer(statements[i % 2]);
+            if (i % 10 == 0)
+                run(db, "SELECT * FROM faiss_indexes");
+        }
+        sqlite3_finalize(statements[0]);
+        sqlite3_finalize(statements[1]);
+        if (sqlite3_close(db) != SQLITE_OK)
+            fail("close", sqlite3_errmsg(db));
+    }
+    return NULL;
+}
+
+static void *write_states(void *argument)
+{
+    (void)argument;
+    sqlite3 *db = open_file();
+    while (time(NULL) < finish) {
+        run(db, "BEGIN IMMEDIATE;"
+                "UPDATE state SET number = (number + 1) % 16;"
+                "UPDATE docs SET embedding = faiss_encode(json_array(id * 16 + (SELECT number "
+                "FROM state)));");
+        run(db, "SELECT faiss_search('main', 'docs', '[0]', 3)"); /* of what is not committed */
+        run(db, atomic_fetch_add(&states_written, 1) % 5 ? "COMMIT" : "ROLLBACK");
+        usleep(2000);
+    }
+    if (sqlite3_close(db) != SQLITE_OK)
+        fail("close", sqlite3_errmsg(db));
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
+    close(mkstemp(path));
+    sqlite3 *db = open_file();
+    run(db, "PRAGMA journal_mode = wal;"
+            "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
+            "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
+            "INSERT INTO docs SELECT i, faiss_encode(json_array(i * 16)) FROM n;"
+            "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
+    sqlite3_close(db);
+    pthread_t threads[READERS + WRITERS];
+    for (int i = 0; i < READERS + WRITERS; i++)
+        pthread_create(&threads[i], NULL, i < READERS ? read_states : write_states, NULL);
+    for (int i = 0; i < READERS + WRITERS; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 3; i++) {
+        char *name = sqlite3_mprintf("%s%s", path, (const char *const[]){"", "-wal", "-shm"}[i]);
+        unlink(name);
+        sqlite3_free(name);
+    }
+    printf("%ld answers while %ld states were written\n", answers, states_written);
+    return answers > 0 && states_written > 0 ? 0 : 1;
+}

@@ -1,0 +1,125 @@
+/* The plan's text: every plan that xBestIndex writes is read back by xFilter,
+** and nothing else is. SQL cannot show a wrong text to the reader. */
+#include "unit.h"
+
+#include <string.h>
+
+#include "extension.h"
+#include "plan.h"
+
+static const struct {
+    plan_kind kind;
+    const char *text;
+    int count;
+    int at[PLAN_VALUES]; /* database table vector k id rowid limit offset */
+} plans[] = {
+    {PLAN_SCAN, "scan", 0, {-1, -1, -1, -1, -1, -1, -1, -1}},
+    {PLAN_LOOKUP, "lookup id", 1, {-1, -1, -1, -1, 0, -1, -1, -1}},
+    {PLAN_LOOKUP, "lookup rowid", 1, {-1, -1, -1, -1, -1, 0, -1, -1}},
+    {PLAN_KNN, "knn vector k", 2, {-1, -1, 0, 1, -1, -1, -1, -1}},
+    {PLAN_KNN, "knn database table vector k", 4, {0, 1, 2, 3, -1, -1, -1, -1}},
+    {PLAN_STREAM, "stream vector", 1, {-1, -1, 0, -1, -1, -1, -1, -1}},
+    {PLAN_STREAM, "stream vector limit offset", 3, {-1, -1, 0, -1, -1, -1, 1, 2}},
+    {PLAN_POINT, "point vector id", 2, {-1, -1, 0, -1, 1, -1, -1, -1}},
+};
+enum { PLANS = sizeof plans / sizeof *plans };
+
+static void reads_every_plan(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PLANS; i++) {
+        plan p;
+        assert_int_equal(plan_decode(plans[i].kind, plans[i].text, plans[i].count, &p), SQLITE_OK);
+        assert_int_equal(p.kind, plans[i].kind);
+        assert_memory_equal(p.at, plans[i].at, sizeof p.at);
+    }
+}
+
+static void refuses_everything_else(void **state)
+{
+    (void)state;
+    static const struct {
+        int number, count;
+        const char *text;
+    } bad[] = {
+        {PLAN_KNN, 2, NULL},
+        {PLAN_KNN, 2, ""},
+        {PLAN_KNN, 1, "knn vector k"}, /* a value more than was passed */
+        {PLAN_KNN, 3, "knn vector k"},
+        {PLAN_SCAN, 2, "knn vector k"},
+        {PLAN_KNN, 2, "knn vector vector"},
+        {PLAN_KNN, 2, "knn vector kk"},
+        {PLAN_KNN, 2, "knnn vector k"},
+        {7, 0, "scan"},
+        {-1, 0, "scan"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        plan p;
+        assert_int_equal(plan_decode(bad[i].number, bad[i].text, bad[i].count, &p), SQLITE_CORRUPT);
+    }
+}
+
+/* xBestIndex is called by SQLite alone (sqlite3_vtab_in() needs its private
+** part of sqlite3_index_info), so the writing direction is asked of SQLite:
+** what EXPLAIN QUERY PLAN shows is the text. */
+static char *explained(sqlite3 *db, const char *query)
+{
+    static char detail[200];
+    char *sql = sqlite3_mprintf("EXPLAIN QUERY PLAN %s", query);
+    sqlite3_stmt *statement;
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    sqlite3_snprintf(sizeof detail, detail, "%s", sqlite3_column_text(statement, 3));
+    sqlite3_finalize(statement);
+    sqlite3_free(sql);
+    return detail;
+}
+
+static void writes_what_it_reads(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *where;
+        const char *plan;
+    } queries[] = {
+        {"docs_index", "0:scan"},
+        {"docs_index WHERE id = 3", "1:lookup id"},
+        {"docs_index WHERE rowid = 3", "1:lookup rowid"},
+        {"docs_index('[1]', 3)", "2:knn vector k"},
+        {"docs_index WHERE embedding MATCH '[1]' AND k = 2 AND id = 1", "2:knn vector k"},
+        {"docs_index WHERE embedding MATCH '[1]'", "3:stream vector"},
+        {"docs_index WHERE embedding = '[1]' AND id IN (1, 2)", "3:stream vector"},
+        {"docs_index WHERE embedding MATCH '[1]' AND id = 3", "4:point vector id"},
+        {"docs_index WHERE embedding MATCH '[1]' AND rowid = 3", "4:point vector rowid"},
+        {"faiss_search('main', 'docs', '[1]', 3)", "2:knn database table vector k"},
+        {"faiss_search('main', 'docs', '[1]')", "3:stream database table vector"},
+    };
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(":memory:", &db), SQLITE_OK);
+    assert_int_equal(sqlite3_faiss_init(db, NULL, NULL), SQLITE_OK_LOAD_PERMANENTLY);
+    assert_int_equal(sqlite3_exec(db,
+                                  "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding);"
+                                  "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        char *sql = sqlite3_mprintf("SELECT id FROM %s", queries[i].where);
+        char *detail = explained(db, sql);
+        char *index = strstr(detail, "INDEX ");
+        assert_non_null(index);
+        /* SQLite before 3.41 leaves the limit out; newer ones may append it. */
+        assert_memory_equal(index + 6, queries[i].plan, strlen(queries[i].plan));
+        sqlite3_free(sql);
+    }
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_every_plan),
+        cmocka_unit_test(refuses_everything_else),
+        cmocka_unit_test(writes_what_it_reads),
+    };
+    return RUN_TESTS(tests);
+}
