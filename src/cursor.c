@@ -247,10 +247,10 @@ static int filter_index(faiss_cursor *c, vector *query, sqlite3_int64 neighbours
     index_version *v;
     int rc = snapshot_index(&c->snapshot, &v, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_check_query(&c->snapshot, query->dimension, message);
+        rc = snapshot_begin_search(&c->snapshot, query->dimension, message);
     if (rc != SQLITE_OK)
         return rc;
-    table_of(c)->plan.rows = v->rows;
+    table_of(c)->plan.rows = v->rows + 1;
     if (v->rows == 0) {
         c->at_end = 1;
         return SQLITE_OK;

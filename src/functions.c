@@ -102,7 +102,7 @@ static int search_to_json(connection *c, const definition *d, const vector *quer
     if (rc == SQLITE_OK)
         rc = snapshot_index(&s, &v, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_check_query(&s, query->dimension, message);
+        rc = snapshot_begin_search(&s, query->dimension, message);
     sqlite3_str_appendchar(json, 1, '[');
     if (rc == SQLITE_OK && v->rows > 0) {
         rc = index_walk_open(v, query->x, k, k, &walk, message);

@@ -329,7 +329,7 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const id_val
     return rc;
 }
 
-int index_builder_finish(index_builder *b, index_version **out, char **message)
+int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message)
 {
     index_version *v = b->made;
     int rc = SQLITE_OK;
@@ -339,7 +339,9 @@ int index_builder_finish(index_builder *b, index_version **out, char **message)
         rc = builder_flush(b, message);
     if (rc != SQLITE_OK)
         return rc;
-    int same = b->base && v->segment_count == b->base->segment_count;
+    v->left_out = left_out;
+    int same =
+        b->base && v->segment_count == b->base->segment_count && left_out == b->base->left_out;
     for (int i = 0; same && i < v->segment_count; i++)
         same = v->segments[i] == b->base->segments[i];
     if (same) {

@@ -55,8 +55,9 @@ int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index
 int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const id_value *id,
                       const void *embedding, char **message);
 
-/* Hand over the version with one reference: `base` itself if nothing changed. */
-int index_builder_finish(index_builder *b, index_version **out, char **message);
+/* Hand over the version with one reference: `base` itself if nothing changed.
+** `left_out` is the number of rows that were not added since they are malformed. */
+int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
 void index_builder_close(index_builder *b);
 
 /* One row found. */

@@ -188,6 +188,7 @@ int registry_list(registry_line **lines, int *count)
                                 .rows = e->current->rows,
                                 .bytes = (int64_t)index_bytes(e->current),
                                 .searches = e->searches,
+                                .left_out = e->current->left_out,
                                 .dimension = e->current->dimension,
                                 .metric = e->metric,
                                 .build_seconds = e->current->build_seconds};

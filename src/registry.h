@@ -61,7 +61,7 @@ void registry_count_search(registry_entry *entry);
 typedef struct registry_line {
     registry_database database;
     char *table;
-    int64_t rows, bytes, searches;
+    int64_t rows, bytes, searches, left_out;
     int dimension;
     vector_metric metric;
     double build_seconds;

@@ -58,14 +58,6 @@ static int search_disconnect(sqlite3_vtab *base)
     return SQLITE_OK;
 }
 
-static int search_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
-{
-    faiss_table *t = (faiss_table *)base;
-    char *message = NULL;
-    int rc = plan_best_index(&t->plan, info, &message);
-    return table_failure(base, rc, message);
-}
-
 /*
 ** faiss_search(database, table, embedding [, k]): the rows nearest to the
 ** embedding, nearest first: their id, score and distance. Without k, all rows,
@@ -74,7 +66,7 @@ static int search_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 static const sqlite3_module search_module = {
     .iVersion = 0,
     .xConnect = search_connect,
-    .xBestIndex = search_best_index,
+    .xBestIndex = table_best_index,
     .xDisconnect = search_disconnect,
     .xOpen = cursor_open,
     .xClose = cursor_close,
@@ -108,11 +100,12 @@ enum {
     INDEXES_KIND,
     INDEXES_BYTES,
     INDEXES_BUILD_SECONDS,
-    INDEXES_SEARCHES
+    INDEXES_SEARCHES,
+    INDEXES_LEFT_OUT
 };
 static const char indexes_columns[] =
     "CREATE TABLE x(database TEXT, \"table\" TEXT, rows INTEGER, dimension INTEGER, metric TEXT, "
-    "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER)";
+    "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER, left_out INTEGER)";
 
 static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
                            sqlite3_vtab **out, char **message)
@@ -273,6 +266,9 @@ static int indexes_column(sqlite3_vtab_cursor *base, sqlite3_context *context, i
     case INDEXES_SEARCHES:
         sqlite3_result_int64(context, line->searches);
         break;
+    case INDEXES_LEFT_OUT:
+        sqlite3_result_int64(context, line->left_out);
+        break;
     default:
         break;
     }
@@ -289,7 +285,7 @@ static int indexes_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 ** faiss_indexes: a row for each index in this process over a database that this
 ** connection has open: database (as named here), table, rows, dimension, metric,
 ** kind, bytes of memory, build_seconds (the last reading and building), searches
-** since the index was first made. One pass over the list, no search.
+** since the index was first made, rows left_out as malformed. One pass over the list, no search.
 */
 static const sqlite3_module indexes_module = {
     .iVersion = 0,

@@ -41,13 +41,25 @@ static int prepare_pin(snapshot *s, sqlite3_stmt **out, char **message)
     return rc;
 }
 
-/* Learn what the source is now. */
+/* What the source that was asked for is now. */
+static int resolve_source(const snapshot *s, source *fresh, char **message)
+{
+    sqlite3 *db = s->connection->db;
+    const definition *asked = &s->tracked->asked;
+    char *schema;
+    int rc = source_find_database(db, asked->schema, &schema, message);
+    if (rc == SQLITE_OK)
+        rc = source_resolve(db, schema, asked->table, asked->id, asked->embedding, fresh, message);
+    sqlite3_free(schema);
+    return rc;
+}
+
+/* Learn what the source is before there is a snapshot of it. */
 static int resolve(snapshot *s, char **message)
 {
     tracked_source *t = s->tracked;
     source fresh;
-    int rc = source_resolve(s->connection->db, t->asked.schema, t->asked.table, t->asked.id,
-                            t->asked.embedding, &fresh, message);
+    int rc = resolve_source(s, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
     source_clear(&t->source);
@@ -106,8 +118,7 @@ static int resolve_again(snapshot *s, int *same, char **message)
 {
     tracked_source *t = s->tracked;
     source fresh;
-    int rc = source_resolve(s->connection->db, t->asked.schema, t->asked.table, t->asked.id,
-                            t->asked.embedding, &fresh, message);
+    int rc = resolve_source(s, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
     *same = source_equal(&fresh, &t->source);
@@ -241,12 +252,13 @@ static int read_row(reading *r, char **message)
 }
 
 /* An index over no rows. */
-static int empty_version(const tracked_source *t, index_version **out, char **message)
+static int empty_version(const tracked_source *t, int64_t left_out, index_version **out,
+                         char **message)
 {
     index_builder *b;
     int rc = index_builder_open(t->asked.metric, 0, !t->source.rowid, NULL, &b);
     if (rc == SQLITE_OK)
-        rc = index_builder_finish(b, out, message);
+        rc = index_builder_finish(b, left_out, out, message);
     index_builder_close(b);
     return rc;
 }
@@ -269,17 +281,20 @@ static int read_source(snapshot *s, index_version *base, index_version **out, ch
     while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW)
         rc = read_row(&r, message);
     if (rc == SQLITE_DONE)
-        rc = r.builder ? index_builder_finish(r.builder, out, message)
-                       : empty_version(t, out, message);
+        rc = r.builder ? index_builder_finish(r.builder, r.left_out, out, message)
+                       : empty_version(t, r.left_out, out, message);
     else if (rc != SQLITE_OK && !*message)
         rc = source_failure(db, &t->source, rc, message);
     sqlite3_finalize(r.rows);
     index_builder_close(r.builder);
     clock_gettime(CLOCK_MONOTONIC, &end);
     if (rc == SQLITE_OK && *out != base) {
-        (*out)->left_out = r.left_out;
         (*out)->build_seconds =
             (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
+        if (r.left_out && (!base || base->left_out != r.left_out)) {
+            sqlite3_log(SQLITE_WARNING, "faiss: %lld rows of %s.%s are malformed and left out",
+                        (long long)r.left_out, t->source.schema, t->source.table);
+        }
     }
     return rc;
 }
@@ -401,8 +416,6 @@ int snapshot_index(snapshot *s, index_version **version, char **message)
         if (rc == SQLITE_OK)
             s->version = index_retain(t->latest);
     }
-    if (rc == SQLITE_OK)
-        registry_count_search(t->shared);
     *version = s->version;
     return rc;
 }
@@ -543,13 +556,13 @@ int snapshot_define(connection *c, const char *database, const char *table, defi
     return SQLITE_NOMEM;
 }
 
-int snapshot_check_query(const snapshot *s, int dimension, char **message)
+int snapshot_begin_search(const snapshot *s, int dimension, char **message)
 {
     const index_version *v = s->version;
-    int expected = v->rows ? v->dimension : s->tracked->asked.dimension;
-    if (!expected || expected == dimension || v->rows == 0)
+    registry_count_search(s->tracked->shared);
+    if (v->rows == 0 || v->dimension == dimension)
         return SQLITE_OK;
-    return set_message(message,
-                       sqlite3_mprintf("the query vector has %d dimensions: %s.%s has %d",
-                                       dimension, s->source->schema, s->source->table, expected));
+    return set_message(message, sqlite3_mprintf("the query vector has %d dimensions: %s.%s has %d",
+                                                dimension, s->source->schema, s->source->table,
+                                                v->dimension));
 }

@@ -60,8 +60,8 @@ int snapshot_step(snapshot *s, sqlite3_stmt *statement);
 int snapshot_define(connection *c, const char *database, const char *table, definition *out,
                     char **message);
 
-/* An error unless a query of `dimension` fits the index; an empty index fits
-** any query. */
-int snapshot_check_query(const snapshot *s, int dimension, char **message);
+/* Count a search, and check that a query of `dimension` fits the index; an empty
+** index fits any query. snapshot_index() comes before. */
+int snapshot_begin_search(const snapshot *s, int dimension, char **message);
 
 #endif

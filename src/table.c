@@ -545,7 +545,7 @@ static int table_shadow_name(const char *suffix)
 
 /* ---- xBestIndex, xUpdate ---- */
 
-static int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
+int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 {
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
@@ -553,7 +553,7 @@ static int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
     if (t->connection->reading_source)
         rc = set_message(&message, sqlite3_mprintf("a source of a faiss index must not read a "
                                                    "faiss table (%s)",
-                                                   t->name));
+                                                   t->plan.name));
     else
         rc = plan_best_index(&t->plan, info, &message);
     return table_failure(base, rc, message);

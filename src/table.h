@@ -29,6 +29,9 @@ typedef struct faiss_table {
 /* Register the module. */
 int table_register(connection *c);
 
+/* xBestIndex of the virtual table and of the table-valued function. */
+int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info);
+
 /* Report a failure of a table's method: the message becomes SQLite's. Returns
 ** rc. */
 int table_failure(sqlite3_vtab *base, int rc, char *message);

@@ -51,7 +51,7 @@ static index_version *build(const rows *r, index_version *base)
         assert_int_equal(index_builder_row(b, r->at[i].key, hash, NULL, x, &message), SQLITE_OK);
     }
     index_version *v;
-    assert_int_equal(index_builder_finish(b, &v, &message), SQLITE_OK);
+    assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
     index_builder_close(b);
     return v;
 }
@@ -262,7 +262,7 @@ static void a_bad_row_changes_nothing(void **state)
     assert_int_equal(index_builder_row(b, 3, 3, NULL, worse, &message), SQLITE_MISMATCH);
     assert_int_equal(index_builder_row(b, 4, 4, NULL, x, &message), SQLITE_OK);
     index_version *v;
-    assert_int_equal(index_builder_finish(b, &v, &message), SQLITE_OK);
+    assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
     index_builder_close(b);
     assert_int_equal(v->rows, 2);
     assert_int_equal(segment_key(v->segments[0], 1), 4);
@@ -327,7 +327,7 @@ static void infinite_distances_come_last(void **state)
         assert_int_equal(index_builder_row(b, i + 1, (uint64_t)i, NULL, &values[i], &message),
                          SQLITE_OK);
     index_version *v;
-    assert_int_equal(index_builder_finish(b, &v, &message), SQLITE_OK);
+    assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
     index_builder_close(b);
     index_walk *w;
     const float query = 0;
