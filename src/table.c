@@ -421,7 +421,8 @@ static int create_config(faiss_table *t, column_list *l, char **message)
 
 /* ---- xCreate, xConnect, xDisconnect, xDestroy, xRename ---- */
 
-static int declare(faiss_table *t, const column_list *l)
+/* Declare the columns; the plan takes over the collation's name. */
+static int declare(faiss_table *t, column_list *l)
 {
     /* HIDDEN must come before the type, and without a type SQLite would make the
     ** column NUMERIC and turn text into numbers. */
@@ -430,6 +431,8 @@ static int declare(faiss_table *t, const column_list *l)
                                 l->id_affinity, l->id_collation, l->embedding, t->name);
     int rc = sql ? sqlite3_declare_vtab(t->connection->db, sql) : SQLITE_NOMEM;
     sqlite3_free(sql);
+    if (rc != SQLITE_OK)
+        return rc;
     t->plan = (plan_table){.name = t->name,
                            .id = COLUMN_ID,
                            .score = COLUMN_SCORE,
@@ -444,7 +447,8 @@ static int declare(faiss_table *t, const column_list *l)
                            .metric = t->definition.metric,
                            .rows = ROWS_GUESSED,
                            .id_collation = l->id_collation};
-    return rc;
+    l->id_collation = NULL;
+    return SQLITE_OK;
 }
 
 static void table_unlink(faiss_table *t)
@@ -489,7 +493,6 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     if (rc == SQLITE_OK)
         rc = declare(t, &list);
     if (rc == SQLITE_OK) {
-        list.id_collation = NULL; /* now the plan's */
         t->entry = (connected_table){c->tables, t->schema, t->name, &t->definition};
         c->tables = &t->entry;
         *out = &t->base;

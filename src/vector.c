@@ -38,10 +38,10 @@ double vector_distance(vector_metric metric, float score)
 
 int vector_first_nonfinite(const float *x, int dimension)
 {
-    /* A sum of x * 0 is 0 for finite components and NaN otherwise; the
-    ** compiler turns it into vector code, and the position is sought only when
-    ** there is one. */
+    /* A sum of x * 0 is 0 for finite components and NaN otherwise: a loop
+    ** for vector instructions. The position is sought only when there is one. */
     float sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int i = 0; i < dimension; i++)
         sum += x[i] * 0;
     if (sum == 0)
