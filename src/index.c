@@ -51,6 +51,20 @@ static int64_t version_key(const index_version *v, int i, int slot)
     return v->keeps_ids ? v->starts[i] + slot : segment_key(v->segments[i], slot);
 }
 
+index_hit index_row(const index_version *v, int64_t i)
+{
+    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before i */
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (v->starts[middle] <= i)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    int slot = (int)(i - v->starts[low]);
+    return (index_hit){0, low, slot, version_key(v, low, slot)};
+}
+
 id_value index_hit_id(const index_version *v, const index_hit *hit)
 {
     return segment_id(v->segments[hit->segment], hit->slot);
@@ -499,22 +513,6 @@ static void walk_take(index_walk *w)
     w->order[w->left] = nearest;
 }
 
-static index_hit walk_ranked(const index_walk *w, int64_t i)
-{
-    const index_version *v = w->version;
-    int64_t row = w->order[v->rows - 1 - i];
-    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before row */
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (v->starts[middle] <= row)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    int slot = (int)(row - v->starts[low]);
-    return (index_hit){w->scores[row], low, slot, version_key(v, low, slot)};
-}
-
 int index_walk_open(index_version *v, const float *query, int64_t limit, int64_t depth,
                     index_walk **out, char **message)
 {
@@ -565,7 +563,9 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
     }
     while (w->version->rows - w->left <= i)
         walk_take(w);
-    *hit = walk_ranked(w, i);
+    uint32_t row = w->order[w->version->rows - 1 - i];
+    *hit = index_row(w->version, row);
+    hit->score = w->scores[row];
     return SQLITE_ROW;
 }
 

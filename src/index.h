@@ -85,6 +85,9 @@ int index_walk_open(index_version *v, const float *query, int64_t limit, int64_t
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message);
 void index_walk_close(index_walk *w);
 
+/* The i-th row in source order, 0 <= i < rows; its score is 0. */
+index_hit index_row(const index_version *v, int64_t i);
+
 /* The id of a row found; only where the version keeps ids. */
 id_value index_hit_id(const index_version *v, const index_hit *hit);
 
