@@ -503,6 +503,50 @@ def test_a_changed_view(path, connect):
             check(other)
 
 
+# --- and at what cost -----------------------------------------------------------------------------
+
+
+def steps(connection, sql, parameters):
+    """How many hundreds of SQLite's instructions a query takes: those that read rows, above all."""
+    count = [0]
+
+    def step():
+        count[0] += 1
+
+    connection.set_progress_handler(step, 100)
+    connection.execute(sql, parameters).fetchall()
+    connection.set_progress_handler(None, 0)
+    return count[0]
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT faiss_search('main', 'docs', ?, 5)",
+        "SELECT id FROM docs_index(?, 5)",
+        "SELECT id FROM docs_index WHERE embedding MATCH ? ORDER BY distance LIMIT 5",
+        "SELECT id FROM faiss_search('main', 'docs', ?, 5)",
+    ],
+)
+def test_an_unchanged_table_is_not_read_again(tmp_path, connect, sql, immutable):
+    make(tmp_path / "docs.db", 5000, "delete").close()
+    source = f"file:{tmp_path}/docs.db" + "?immutable=1" * immutable
+    first, second = connect(source, uri=True), connect(source, uri=True)
+    assert steps(first, sql, [QUERY]) > 200
+    for _ in range(3):
+        assert steps(first, sql, [QUERY]) < 20
+    if immutable:  # nobody changes such a file: what one connection has read serves all
+        assert steps(second, sql, [QUERY]) < 20
+    else:  # no counter tells it that the rows are the same
+        assert steps(second, sql, [QUERY]) > 200
+        assert steps(second, sql, [QUERY]) < 20
+        second.execute("UPDATE docs SET note = 'n' WHERE pk = 1")
+        for connection in (first, second):
+            assert steps(connection, sql, [QUERY]) > 200
+            assert steps(connection, sql, [QUERY]) < 20
+
+
 # --- any sequence of writes, by three connections -------------------------------------------------
 
 coordinates = st.integers(-2, 2)

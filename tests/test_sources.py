@@ -741,8 +741,8 @@ CIRCLES = {
     "two views": "CREATE VIEW v AS SELECT 1 AS id, faiss_encode(faiss_search('main', 'w', '[0, 0]', 1)) AS embedding;"
     "CREATE VIEW w AS SELECT 1 AS id, faiss_encode(faiss_search('main', 'v', '[0, 0]', 1)) AS embedding;"
     "SELECT faiss_search('main', 'v', '[0, 0]', 1)",
-    "function and table": "CREATE VIEW v AS SELECT id, faiss_encode(faiss_search('main', 'v', '[0, 0]', 1)) AS embedding"
-    " FROM docs; CREATE VIRTUAL TABLE v_index USING faiss(main, v); SELECT id FROM v_index('[0, 0]')",
+    "function and table": "CREATE VIEW v AS SELECT id, faiss_encode(faiss_search('main', 'v', '[0, 0]', 1))"
+    " AS embedding FROM docs; CREATE VIRTUAL TABLE v_index USING faiss(main, v); SELECT id FROM v_index('[0, 0]')",
 }
 
 

@@ -125,6 +125,32 @@ def test_limit_and_offset(docs, limit, offset):
     assert rows(docs, sql, [QUERY, limit, offset]) == NEAREST[:3][offset : offset + limit]
 
 
+MAX = 9223372036854775807
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (f"LIMIT {MAX}", NEAREST),
+        (f"LIMIT {MAX} OFFSET 2", NEAREST[2:]),
+        (f"LIMIT {MAX} OFFSET {MAX}", []),
+        (f"LIMIT 2 OFFSET {MAX}", []),
+        (f"LIMIT 2 OFFSET -{MAX}", NEAREST[:2]),
+        (f"LIMIT -{MAX} OFFSET 3", NEAREST[3:]),
+        ("LIMIT 2 OFFSET -5", NEAREST[:2]),
+        ("LIMIT '2'", NEAREST[:2]),
+        ("LIMIT 2.0", NEAREST[:2]),
+        ("LIMIT (SELECT count(*) - 4 FROM docs)", NEAREST[:2]),
+        ("LIMIT (SELECT max(k) FROM docs_index('[0, 0]', 3))", NEAREST[:3]),
+    ],
+)
+def test_unusual_limits(docs, rest, expected):
+    """A hint to the search that may overflow, be negative or be no integer."""
+    for order in ("", "ORDER BY distance "):
+        for table in ("docs_index(?)", "faiss_search('main', 'docs', ?)"):
+            assert rows(docs, f"SELECT id, score FROM {table} {order}{rest}", [QUERY]) == expected
+
+
 def test_null_vector_or_k_gives_no_rows(docs):
     for condition in (
         "embedding MATCH NULL",
@@ -409,6 +435,63 @@ def test_ids_compare_as_in_the_source(memory, declared):
                 memory,
                 f"SELECT rowid, id FROM docs_index WHERE {condition} AND embedding MATCH '[0, 0]'",
             ) == expected
+
+
+@pytest.mark.parametrize("collation", ["NOCASE", "RTRIM", "BINARY"])
+def test_ids_collate_as_in_the_source(memory, collation):
+    memory.execute(f"CREATE TABLE docs(id TEXT COLLATE {collation}, embedding BLOB)")
+    for place, id in enumerate(("b", "A", "a", "B", "a ", "c")):
+        memory.execute("INSERT INTO docs VALUES (?, ?)", [id, vector(place)])
+    memory.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
+    for condition in ("id = 'a'", "id = 'A '", "id COLLATE BINARY = 'a'", "id = 'a' COLLATE BINARY",
+                      "id COLLATE NOCASE = 'a'", "id COLLATE RTRIM = 'a'", "id IN ('a', 'B')", "id > 'a'",
+                      "id BETWEEN 'A' AND 'a'", "id IS 'a'", "id IN (SELECT id FROM docs WHERE rowid = 2)"):
+        expected = rows(memory, f"SELECT rowid, id FROM docs WHERE {condition} ORDER BY rowid")
+        assert sorted(rows(memory, f"SELECT rowid, id FROM docs_index WHERE {condition}")) == expected, condition
+        assert rows(
+            memory,
+            f"SELECT rowid, id FROM docs_index WHERE {condition} AND embedding MATCH '[0]' ORDER BY distance",
+        ) == expected, condition
+    for rest in ("GROUP BY id ORDER BY min(rowid)", "ORDER BY id, rowid"):
+        assert rows(memory, f"SELECT rowid FROM docs_index {rest}") == rows(
+            memory, f"SELECT rowid FROM docs {rest}"
+        )
+    expected = sorted(
+        rows(memory, "SELECT a.rowid, b.rowid FROM docs a JOIN docs b ON a.id = b.id")
+    )
+    for order in ("docs a CROSS JOIN docs_index b", "docs_index b CROSS JOIN docs a"):
+        for match in ("", " AND b.embedding MATCH '[0]'"):
+            found = rows(memory, f"SELECT a.rowid, b.rowid FROM {order} WHERE a.id = b.id{match}")
+            assert sorted(found) == expected, (order, match)
+
+
+def test_a_collation_that_is_not_there(tmp_path, connect):
+    """A collation of the application's: without it the file stays usable, and so does the search."""
+    connection = connect(tmp_path / "docs.db")
+    connection.create_collation("backwards", lambda a, b: (a < b) - (a > b))
+    connection.execute("CREATE TABLE docs(id TEXT COLLATE backwards, embedding BLOB)")
+    connection.execute("INSERT INTO docs VALUES ('a', ?), ('b', ?)", [vector(1), vector(2)])
+    connection.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
+    assert rows(connection, "SELECT id FROM docs_index WHERE id < 'a'") == [("b",)]
+    assert rows(connection, "SELECT id FROM docs_index ORDER BY id") == [("b",), ("a",)]
+    connection.close()
+    connection = connect(tmp_path / "docs.db")
+    assert "docs_index" in column(connection, "SELECT name FROM pragma_table_list")
+    assert rows(connection, "SELECT id, score FROM docs_index('[0]')") == [("a", 1.0), ("b", 4.0)]
+    with pytest.raises(sqlite3.Error, match="no such collation"):
+        rows(connection, "SELECT id FROM docs_index WHERE id < 'a'")
+    connection.execute("DROP TABLE docs_index")
+
+
+def test_conditions_on_the_rowid(docs):
+    for condition in ("rowid = '2'", "rowid = 2.0", "rowid = 2.5", "rowid = 'x'", "rowid = NULL", "rowid IS NULL",
+                      "rowid IN (6, 2, 2, 99)", "rowid > 2", "rowid BETWEEN 2 AND 4", "rowid <> 3", "rowid = X'32'",
+                      f"rowid < {MAX}", f"rowid = {MAX}", "rowid = 1e300", "_rowid_ = 2", "oid = 2"):
+        expected = rows(docs, f"SELECT id FROM docs WHERE {condition} AND embedding IS NOT NULL")
+        assert rows(docs, f"SELECT id FROM docs_index WHERE {condition}") == expected, condition
+        assert sorted(
+            rows(docs, f"SELECT id FROM docs_index WHERE {condition} AND embedding MATCH '[0, 0]'")
+        ) == sorted(expected), condition
 
 
 @pytest.mark.parametrize("declared", ["INTEGER", "TEXT"])
@@ -749,7 +832,7 @@ def test_create_with_other_columns(memory):
     assert rows(memory, "SELECT id, score FROM by_embedding WHERE embedding MATCH '[0, 0]'") == [
         (1, 2.0), (2, 8.0)
     ]
-    with pytest.raises(sqlite3.OperationalError, match="embedding"):
+    with pytest.raises(sqlite3.OperationalError, match="embedding|MATCH"):
         rows(memory, "SELECT id FROM by_vec WHERE embedding MATCH '[0]'")
 
 
