@@ -82,7 +82,7 @@ int cursor_close(sqlite3_vtab_cursor *base)
 
 static int bad_point(faiss_cursor *c, char *found, char **message)
 {
-    id_value id = id_from_value(sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
+    row_value id = value_from_sql(sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
     char expected[64];
     sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d finite float32",
                      scorer_dimension(c->scorer));
@@ -329,10 +329,10 @@ static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
         sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
         return SQLITE_OK;
     }
-    id_value id;
+    row_value id;
     int rc = snapshot_hit_id(&c->snapshot, &c->hit, &id, message);
     if (rc == SQLITE_OK)
-        id_to_result(context, &id);
+        value_to_result(context, &id);
     return rc;
 }
 

@@ -48,7 +48,7 @@ static void result_json(sqlite3_context *context, sqlite3_str *json)
 
 /* Append `id` or `[id, score]`. `row` describes the row in the error for an id
 ** that JSON cannot hold. */
-static int append_neighbour(sqlite3_str *json, const id_value *id, const float *score,
+static int append_neighbour(sqlite3_str *json, const row_value *id, const float *score,
                             const char *row, char **message)
 {
     if (sqlite3_str_length(json) > 1)
@@ -56,7 +56,7 @@ static int append_neighbour(sqlite3_str *json, const id_value *id, const float *
     if (score)
         sqlite3_str_appendchar(json, 1, '[');
     if (json_append_id(json, id) != SQLITE_OK) {
-        char *shown = id_describe(id);
+        char *shown = value_describe(id);
         *message = sqlite3_mprintf("the id %s %s is a BLOB, which JSON cannot hold: use the "
                                    "virtual table, or an id of another type",
                                    shown ? shown : "", row);
@@ -83,7 +83,7 @@ static int append_hits(snapshot *s, index_walk *walk, int with_scores, sqlite3_s
         rc = index_walk_at(walk, i, &hit, message);
         if (rc != SQLITE_ROW)
             break;
-        id_value id;
+        row_value id;
         rc = snapshot_hit_id(s, &hit, &id, message);
         if (rc == SQLITE_OK)
             rc = append_neighbour(json, &id, with_scores ? &hit.score : NULL, row, message);
@@ -285,8 +285,8 @@ static int aggregate_row(aggregate *a, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK)
         rc = candidates_add(a, score, argv[0]);
     if (rc != SQLITE_OK && why) {
-        id_value id = id_from_value(argv[0]);
-        char *shown = id_describe(&id);
+        row_value id = value_from_sql(argv[0]);
+        char *shown = value_describe(&id);
         *message = sqlite3_mprintf("row with id %s: %s", shown ? shown : "", why);
         sqlite3_free(shown);
     }
@@ -319,7 +319,7 @@ static void aggregate_finish(sqlite3_context *context, int with_scores)
     if (a && a->count)
         qsort(a->kept, (size_t)a->count, sizeof *a->kept, compare_candidates);
     for (int64_t i = 0; a && i < a->count; i++) {
-        id_value id = id_from_value(a->kept[i].id);
+        row_value id = value_from_sql(a->kept[i].id);
         if (rc == SQLITE_OK)
             rc = append_neighbour(json, &id, with_scores ? &a->kept[i].score : NULL,
                                   "in the aggregate", &message);

@@ -19,7 +19,7 @@ struct segment {
     const float *vectors; /* inside `flat`, which never grows */
     int64_t *keys;
     uint64_t *hashes;
-    id_list ids;
+    value_list ids;
 };
 
 struct scorer {
@@ -108,13 +108,13 @@ int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids)
 }
 
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const id_value *id)
+                        uint64_t hash, const row_value *id)
 {
     float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
     memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
     if (vector_first_nonfinite(stored, rows->dimension) >= 0)
         return SQLITE_MISMATCH;
-    if (rows->keeps_ids && id_list_append(&rows->ids, id) != SQLITE_OK)
+    if (rows->keeps_ids && value_list_append(&rows->ids, id) != SQLITE_OK)
         return SQLITE_NOMEM;
     if (normalize)
         segment_normalize(stored, rows->dimension);
@@ -127,8 +127,8 @@ int segment_rows_append(segment_rows *rows, const void *embedding, int normalize
 int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 {
     for (int slot = 0; rows->keeps_ids && slot < count; slot++) {
-        id_value id = id_list_get(&s->ids, slot);
-        if (id_list_append(&rows->ids, &id) != SQLITE_OK)
+        row_value id = value_list_get(&s->ids, slot);
+        if (value_list_append(&rows->ids, &id) != SQLITE_OK)
             return SQLITE_NOMEM;
     }
     size_t n = (size_t)count;
@@ -143,7 +143,7 @@ int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 void segment_rows_reset(segment_rows *rows)
 {
     rows->count = 0;
-    id_list_clear(&rows->ids);
+    value_list_clear(&rows->ids);
 }
 
 void segment_rows_close(segment_rows *rows)
@@ -151,7 +151,7 @@ void segment_rows_close(segment_rows *rows)
     sqlite3_free(rows->vectors);
     sqlite3_free(rows->keys);
     sqlite3_free(rows->hashes);
-    id_list_clear(&rows->ids);
+    value_list_clear(&rows->ids);
     *rows = (segment_rows){0};
 }
 
@@ -206,7 +206,7 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     faiss_IndexFlat_xb(s->flat, &vectors, &components);
     s->vectors = vectors;
     s->ids = rows->ids;
-    rows->ids = (id_list){0};
+    rows->ids = (value_list){0};
     *out = s;
     return SQLITE_OK;
 }
@@ -225,7 +225,7 @@ void segment_release(segment *s)
         faiss_IndexFlat_free(s->flat);
     sqlite3_free(s->keys);
     sqlite3_free(s->hashes);
-    id_list_clear(&s->ids);
+    value_list_clear(&s->ids);
     sqlite3_free(s);
 }
 
@@ -239,14 +239,31 @@ int64_t segment_key(const segment *s, int slot)
     return s->keys[slot];
 }
 
+int segment_find(const segment *s, int64_t key)
+{
+    int low = 0, high = s->count - 1;
+    /* Where no rowid is missing the key says where it is. */
+    uint64_t guess = (uint64_t)key - (uint64_t)s->keys[0];
+    if (guess < (uint64_t)s->count && s->keys[guess] == key)
+        return (int)guess;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (s->keys[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return s->keys[low] == key ? low : -1;
+}
+
 uint64_t segment_hash(const segment *s, int slot)
 {
     return s->hashes[slot];
 }
 
-id_value segment_id(const segment *s, int slot)
+row_value segment_id(const segment *s, int slot)
 {
-    return id_list_get(&s->ids, slot);
+    return value_list_get(&s->ids, slot);
 }
 
 const float *segment_vector(const segment *s, int slot)
@@ -257,7 +274,7 @@ const float *segment_vector(const segment *s, int slot)
 size_t segment_bytes(const segment *s)
 {
     size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
-    return sizeof *s + (size_t)s->count * row + id_list_bytes(&s->ids);
+    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->ids);
 }
 
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
@@ -277,19 +294,19 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
     return SQLITE_OK;
 }
 
-int segment_scores(const segment *s, const float *query, float *scores, char **message)
+int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
+                   float *scores, char **message)
 {
-    /* Labels for one piece at a time: FAISS wants them spelled out. */
+    /* FAISS wants every label spelled out: one piece at a time. */
     enum { PIECE = 1024 };
     idx_t labels[PIECE];
     int threads = use_one_thread();
     int code = 0;
-    for (int begin = 0; begin < s->count && code == 0; begin += PIECE) {
-        int n = s->count - begin < PIECE ? s->count - begin : PIECE;
+    for (int begin = 0; begin < count && code == 0; begin += PIECE) {
+        int n = count - begin < PIECE ? count - begin : PIECE;
         for (int i = 0; i < n; i++)
-            labels[i] = begin + i;
-        code =
-            faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
+            labels[i] = slots ? slots[begin + i] : begin + i;
+        code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
     }
     restore_threads(threads);
     return code == 0 ? SQLITE_OK : faiss_failure(code, message);

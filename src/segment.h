@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#include "ids.h"
+#include "values.h"
 #include "vector.h"
 
 /* A segment's vectors take about this many bytes, and its rows are no more than
@@ -32,7 +32,7 @@ typedef struct segment_rows {
     int64_t *keys;    /* rowid of each row; its ordinal where rows have no rowid */
     uint64_t *hashes; /* of each row's key, id and embedding, as stored in the source */
     int keeps_ids;    /* the source cannot be asked for a row's id later */
-    id_list ids;      /* one a row, if keeps_ids */
+    value_list ids;      /* one a row, if keeps_ids */
 } segment_rows;
 
 /* Rows of this dimension that make a full segment. */
@@ -46,7 +46,7 @@ int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids);
 ** scaled to unit length. SQLITE_OK, SQLITE_NOMEM, or SQLITE_MISMATCH where a
 ** component is not finite: the row is then not appended. */
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const id_value *id);
+                        uint64_t hash, const row_value *id);
 
 /* Append the first `count` rows of a segment of the same metric, dimension and
 ** keeping of ids. SQLITE_OK or SQLITE_NOMEM. */
@@ -66,9 +66,11 @@ void segment_release(segment *s);
 
 int segment_count(const segment *s);
 int64_t segment_key(const segment *s, int slot);
+/* The slot of a key, -1 if there is none. Keys ascend. */
+int segment_find(const segment *s, int64_t key);
 uint64_t segment_hash(const segment *s, int slot);
 /* The id of a slot; only where the rows were gathered with keeps_ids. */
-id_value segment_id(const segment *s, int slot);
+row_value segment_id(const segment *s, int slot);
 /* The slot's vector as stored (normalized for cosine); valid while the segment
 ** is held. */
 const float *segment_vector(const segment *s, int slot);
@@ -81,8 +83,10 @@ size_t segment_bytes(const segment *s);
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
                    int *found, char **message);
 
-/* The score of every slot, bit for bit what segment_search() reports. */
-int segment_scores(const segment *s, const float *query, float *scores, char **message);
+/* The scores of `count` slots, or of the first `count` where `slots` is NULL, bit
+** for bit what segment_search() reports. */
+int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
+                   float *scores, char **message);
 
 /* Scores single vectors against a fixed one, bit for bit as a search does. */
 typedef struct scorer scorer;

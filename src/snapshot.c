@@ -212,7 +212,7 @@ static int expect_dimension(reading *r, int dimension)
 
 /* A row that cannot be indexed: an error, or left out with strict=off. `found`
 ** says what it holds and is freed. */
-static int reading_bad_row(reading *r, const id_value *id, char *found, char **message)
+static int reading_bad_row(reading *r, const row_value *id, char *found, char **message)
 {
     const tracked_source *t = r->snapshot->tracked;
     if (t->asked.strict)
@@ -228,7 +228,7 @@ static int read_row(reading *r, char **message)
     int type = sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING);
     if (type == SQLITE_NULL)
         return SQLITE_OK;
-    id_value id = id_from_value(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
+    row_value id = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
     int bytes = type == SQLITE_BLOB || type == SQLITE_TEXT
                     ? sqlite3_column_bytes(r->rows, SOURCE_COLUMN_EMBEDDING)
                     : 0;
@@ -475,19 +475,19 @@ static int stand_on_row(snapshot *s, int64_t key, char **message)
     return SQLITE_OK;
 }
 
-int snapshot_hit_id(snapshot *s, const index_hit *hit, id_value *id, char **message)
+int snapshot_hit_id(snapshot *s, const index_hit *hit, row_value *id, char **message)
 {
     if (s->version->keeps_ids) {
         *id = index_hit_id(s->version, hit);
         return SQLITE_OK;
     }
     if (s->source->id_is_rowid) {
-        *id = (id_value){.type = SQLITE_INTEGER, .integer = hit->key};
+        *id = (row_value){.type = SQLITE_INTEGER, .integer = hit->key};
         return SQLITE_OK;
     }
     int rc = stand_on_row(s, hit->key, message);
     if (rc == SQLITE_OK)
-        *id = id_from_value(sqlite3_column_value(s->lookup, SOURCE_COLUMN_ID));
+        *id = value_from_sql(sqlite3_column_value(s->lookup, SOURCE_COLUMN_ID));
     return rc;
 }
 

@@ -43,7 +43,7 @@ void snapshot_close(snapshot *s);
 
 /* The id of a row that a search found, as the source holds it in this snapshot.
 ** The bytes of a text live until the next call on the snapshot. */
-int snapshot_hit_id(snapshot *s, const index_hit *hit, id_value *id, char **message);
+int snapshot_hit_id(snapshot *s, const index_hit *hit, row_value *id, char **message);
 
 /* Hand the embedding of a row that a search found to SQLite, as stored. One
 ** look-up by rowid; where rows have none, one read of the source. */

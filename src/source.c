@@ -376,10 +376,10 @@ char *source_describe_value(int type, int bytes)
     }
 }
 
-int source_bad_row(const source *s, const id_value *id, char *found, const char *expected,
+int source_bad_row(const source *s, const row_value *id, char *found, const char *expected,
                    char **message)
 {
-    char *shown = id_describe(id);
+    char *shown = value_describe(id);
     if (shown && found)
         *message = sqlite3_mprintf("row with id %s of %s.%s: column %s holds %s, expected %s",
                                    shown, s->schema, s->table, s->embedding, found, expected);

@@ -5,7 +5,7 @@
 #ifndef SOURCE_H
 #define SOURCE_H
 
-#include "ids.h"
+#include "values.h"
 #include "vector.h"
 
 typedef enum source_kind {
@@ -70,7 +70,7 @@ int source_failure(sqlite3 *db, const source *s, int rc, char **message);
 ** "row with id 7 of main.docs: column embedding holds …, expected …". Returns
 ** SQLITE_ERROR or SQLITE_NOMEM. `found` and `expected` are parts of the
 ** sentence; `found` is freed. */
-int source_bad_row(const source *s, const id_value *id, char *found, const char *expected,
+int source_bad_row(const source *s, const row_value *id, char *found, const char *expected,
                    char **message);
 
 /* "a BLOB of 10 bytes", "TEXT", …: what a column of a row holds. */

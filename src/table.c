@@ -333,7 +333,7 @@ static int check_rows(faiss_table *t, const source *s, int *dimension, char **me
         rc = sqlite3_step(odd);
     }
     if (odd && rc == SQLITE_ROW) {
-        id_value id = id_from_value(sqlite3_column_value(odd, 0));
+        row_value id = value_from_sql(sqlite3_column_value(odd, 0));
         char expected[64];
         sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)", bytes,
                          bytes / VECTOR_COMPONENT_BYTES);

@@ -346,7 +346,7 @@ static void hashes_tell_rows_apart(void **state)
 {
     (void)state;
     const float x[3] = {1, 2, 3}, y[3] = {1, 2, 4};
-    id_value one = {.type = SQLITE_INTEGER, .integer = 1}, real = {.type = SQLITE_FLOAT, .real = 1},
+    row_value one = {.type = SQLITE_INTEGER, .integer = 1}, real = {.type = SQLITE_FLOAT, .real = 1},
              text = {.type = SQLITE_TEXT, .bytes = (const unsigned char *)"1", .length = 1},
              blob = {.type = SQLITE_BLOB, .bytes = (const unsigned char *)"1", .length = 1},
              null = {.type = SQLITE_NULL};
