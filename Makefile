@@ -24,7 +24,7 @@ BUILD = build
 # pinned one, and the versions that the code is made for.
 FAISS_PREFIX ?=
 FAISS_SOURCE ?=
-FAISS_VERSIONS ?= 1.11 1.12
+FAISS_VERSIONS ?= 1.12
 # The SIMD level FAISS is compiled for (it does not choose at run time), and where the
 # builds are kept, one per level. `make clean` keeps them; checkouts may share them.
 FAISS_LEVEL ?= $(cpu_level)
@@ -188,7 +188,8 @@ $(OUT)/flags:
 	@echo '$(subst ','\'',$(flags))' > $@
 
 $(OUT)/checked: .ci/check-versions $(OUT)/flags | $(build_packages) $(FAISS_FETCHED)
-	@CC='$(CC)' CPPFLAGS='$(CPPFLAGS) $(includes)' .ci/check-versions '$(FAISS_VERSIONS)'
+	@CC='$(CC)' CPPFLAGS='$(CPPFLAGS) $(includes)' \
+	    .ci/check-versions '$(FAISS_VERSIONS)' $(if $(FAISS_PREFIX),$(FAISS_LIBS))
 	@touch $@
 
 # build/packages-test: what testing needs was found or installed. Looked at again when the
@@ -277,28 +278,33 @@ $(OUT)/libcore.a: $(core_objects)
 
 $(OUT)/unit/%: tests/unit/%.c $(OUT)/libcore.a $(FAISS_BUILT) | $(BUILD)/packages-test
 	@mkdir -p $(@D)
-	$(compile_c) -DSQLITE_CORE -c -o $@.o $<
+	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
 	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3 -lcmocka
 
 $(OUT)/concurrency/%: tests/concurrency/%.c $(OUT)/libcore.a $(FAISS_BUILT)
 	@mkdir -p $(@D)
-	$(compile_c) -DSQLITE_CORE -c -o $@.o $<
+	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
 	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3
 
 # The sanitizers' libraries must be in a process before anything that they watch, which an
 # uninstrumented python (or sqlite3, or datasette) does not see to. libstdc++ is there for
-# AddressSanitizer to find the function that throws.
+# AddressSanitizer to find the function that throws. Reports go to files, since pytest
+# would take them from the standard error and die with them.
 ifeq "$(SANITIZE)" "address,undefined"
+    reports := $(abspath $(OUT)/report)
     preload = LD_PRELOAD="$(shell for name in libasan.so libubsan.so libstdc++.so; do \
         $(CC) -print-file-name=$$name; done)" \
-        ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1 \
-        UBSAN_OPTIONS=print_stacktrace=1 $(fixed_addresses)
+        ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:log_path=$(reports) \
+        UBSAN_OPTIONS=print_stacktrace=1:log_path=$(reports) $(fixed_addresses)
+    show_reports = ; status=$$?; ! grep -hs '' $(reports).* /dev/null || status=1; exit $$status
 endif
 
 test-python: $(OUT)/faiss.so $(venv)
+	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) $(PYTEST_FLAGS) tests
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) $(PYTEST_FLAGS) tests \
+	    $(show_reports)
 
 $(venv): tests/requirements.txt | $(BUILD)/packages-test
 	$(PYTHON) -m venv $(VENV)
@@ -332,7 +338,7 @@ bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
 	@mkdir -p $(@D)
-	$(compile_c) -c -o $@.o $<
+	$(compile_c) -MT $@ -c -o $@.o $<
 	$(link) -o $@ $@.o $(libraries) -lsqlite3
 
 install: $(OUT)/faiss.so
@@ -350,15 +356,15 @@ distclean:
 	rm -rf $(BUILD)
 
 help:
-	@echo 'target          minutes (2 cores), and again'
+	@echo 'target          minutes on 2 cores: the first time, and again'
 	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
-	@echo '  test            8     2    layout, unit tests, Python tests'
+	@echo '  test            5     4    layout, unit tests, Python tests'
 	@echo '  test-unit                  tests/unit/*_test.c'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
-	@echo '  test-asan       5     3    both under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo '  test-tsan       3     1    tests/concurrency under ThreadSanitizer'
-	@echo '  test-valgrind   1     1    unit tests under valgrind'
-	@echo '  demo            1     0    the nearest Debian packages to five questions'
+	@echo '  test-asan       8     8    both under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-tsan       3     0    tests/concurrency under ThreadSanitizer'
+	@echo '  test-valgrind   3     1    unit tests under valgrind'
+	@echo '  demo            0     0    the nearest Debian packages to five questions'
 	@echo '  bench           1     1    against FAISS itself; BENCH_DATA=dir for real vectors'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'

@@ -11,7 +11,10 @@ enum { STREAM_DEPTH = 32 /* rows sought at first where no LIMIT says better */ }
 ** whole statement, however often it is filtered again.
 **
 ** Its rows come from a walk over the index (knn, stream) or from a statement on
-** the source (scan, lookup, point).
+** the source (scan, lookup, point). Where rows have no rowid, the number of a row
+** in the index stands for it, so that every plan must take rows from the index:
+** a scan reads it in order, and look-ups become scans, a point a stream, whose
+** rows SQLite filters.
 */
 typedef struct faiss_cursor {
     sqlite3_vtab_cursor base;
@@ -21,6 +24,7 @@ typedef struct faiss_cursor {
     vector query;
     sqlite3_int64 neighbours, depth; /* of the walk */
     index_walk *walk;
+    int from_index; /* the row is `hit`; otherwise the one that `rows` stands on */
     index_hit hit;
     sqlite3_stmt *rows;
     scorer *scorer; /* of point plans */
@@ -86,7 +90,8 @@ static int bad_point(faiss_cursor *c, char *found, char **message)
     char expected[64];
     sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d finite float32",
                      scorer_dimension(c->scorer));
-    return source_bad_row(c->snapshot.source, &id, found, expected, message);
+    return source_bad_row(c->snapshot.source, sqlite3_column_int64(c->rows, SOURCE_COLUMN_KEY), &id,
+                          found, expected, message);
 }
 
 /* Score the row that the statement stands on. SQLITE_DONE for a row to skip. */
@@ -148,9 +153,22 @@ static int advance_walk(faiss_cursor *c, char **message)
     return rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
+/* Move to the next row of the index in its own order. */
+static int advance_index(faiss_cursor *c)
+{
+    const index_version *v = c->snapshot.version;
+    if (c->position < v->rows)
+        c->hit = index_row(v, c->position);
+    else
+        c->at_end = 1;
+    return SQLITE_OK;
+}
+
 static int advance(faiss_cursor *c, char **message)
 {
-    int rc = c->walk ? advance_walk(c, message) : advance_statement(c, message);
+    int rc = c->walk         ? advance_walk(c, message)
+             : c->from_index ? advance_index(c)
+                             : advance_statement(c, message);
     c->position++;
     return rc;
 }
@@ -262,11 +280,19 @@ static int filter_index(faiss_cursor *c, vector *query, sqlite3_int64 neighbours
     return index_walk_open(v, c->query.x, neighbours, depth, &c->walk, message);
 }
 
+/* Read the index in its own order. */
+static int filter_scan(faiss_cursor *c, char **message)
+{
+    index_version *v;
+    cursor_reset(c);
+    return snapshot_index(&c->snapshot, &v, message);
+}
+
 static int filter_statement(faiss_cursor *c, sqlite3_value **argv, vector *query, char **message)
 {
     cursor_reset(c);
     sqlite3_value *rowid = value_at(c, argv, PLAN_ROWID), *id = value_at(c, argv, PLAN_ID);
-    source_statement which = rowid ? SOURCE_ROW_BY_KEY : id ? SOURCE_ROWS_BY_ID : SOURCE_SCAN;
+    source_statement which = rowid ? SOURCE_ROWS_BY_ROWID : id ? SOURCE_ROWS_BY_ID : SOURCE_SCAN;
     int rc = SQLITE_OK;
     if (c->plan.kind == PLAN_POINT) {
         rc = scorer_open(c->snapshot.tracked->asked.metric, query->x, query->dimension, &c->scorer,
@@ -292,9 +318,14 @@ static int filter(faiss_cursor *c, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK && vector_value)
         rc = vector_from_value(vector_value, &query, message);
     if (rc == SQLITE_OK) {
+        int has_rowid = c->snapshot.source->rowid != NULL;
+        if (!has_rowid && c->plan.kind == PLAN_POINT)
+            c->plan.kind = PLAN_STREAM;
+        c->from_index = reads_index(c) || !has_rowid;
         depth = asked ? neighbours : first_depth(c, argv);
-        rc = reads_index(c) ? filter_index(c, &query, neighbours, depth, message)
-                            : filter_statement(c, argv, &query, message);
+        rc = reads_index(c)  ? filter_index(c, &query, neighbours, depth, message)
+             : c->from_index ? filter_scan(c, message)
+                             : filter_statement(c, argv, &query, message);
     }
     vector_clear(&query);
     return rc;
@@ -325,7 +356,7 @@ int cursor_filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
 
 static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
 {
-    if (!c->walk) {
+    if (!c->from_index) {
         sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
         return SQLITE_OK;
     }
@@ -338,7 +369,7 @@ static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
 
 static int column_embedding(faiss_cursor *c, sqlite3_context *context, char **message)
 {
-    if (c->walk)
+    if (c->from_index)
         return snapshot_hit_embedding(&c->snapshot, &c->hit, context, message);
     sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_EMBEDDING));
     return SQLITE_OK;
@@ -371,13 +402,11 @@ int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int colum
 int cursor_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 {
     faiss_cursor *c = (faiss_cursor *)base;
-    if (c->walk && !c->snapshot.version->keeps_ids)
-        *rowid = c->hit.key;
-    else if (c->walk)
-        *rowid = c->hit.key + 1; /* an ordinal: rows are counted from 1, like rowids */
-    else if (c->snapshot.source->rowid)
+    if (!c->from_index)
         *rowid = sqlite3_column_int64(c->rows, SOURCE_COLUMN_KEY);
+    else if (c->snapshot.version->kept_values)
+        *rowid = c->hit.key + 1; /* the number of the row, counted from 1 like rowids */
     else
-        *rowid = c->position;
+        *rowid = c->hit.key;
     return SQLITE_OK;
 }

@@ -37,7 +37,7 @@ size_t index_bytes(const index_version *v)
 
 int64_t index_key(const index_version *v, int i, int slot)
 {
-    return v->keeps_ids ? v->starts[i] + slot : segment_key(v->segments[i], slot);
+    return v->kept_values ? v->starts[i] + slot : segment_key(v->segments[i], slot);
 }
 
 void index_locate(const index_version *v, int64_t row, int *i, int *slot)
@@ -57,7 +57,7 @@ void index_locate(const index_version *v, int64_t row, int *i, int *slot)
 int64_t index_find(const index_version *v, int64_t key)
 {
     int low = 0, high = v->segment_count - 1; /* the last segment whose keys begin at or before */
-    if (high < 0 || v->keeps_ids)
+    if (high < 0 || v->kept_values)
         return -1;
     while (low < high) {
         int middle = (low + high + 1) / 2;
@@ -112,17 +112,22 @@ static uint64_t hash_bytes(uint64_t seed, const unsigned char *p, size_t n)
     return fold(left ^ length, right ^ HASH_A);
 }
 
-uint64_t index_row_hash(int64_t key, const row_value *id, const void *embedding, int bytes)
+static uint64_t hash_value(uint64_t seed, const row_value *value)
+{
+    if (value->type == SQLITE_TEXT || value->type == SQLITE_BLOB)
+        return hash_bytes(seed + (uint64_t)value->type, value->bytes, (size_t)value->length);
+    uint64_t payload = (uint64_t)value->integer;
+    if (value->type == SQLITE_FLOAT)
+        memcpy(&payload, &value->real, sizeof payload);
+    return fold(seed ^ payload, HASH_C + (uint64_t)value->type);
+}
+
+uint64_t index_row_hash(int64_t key, const row_value *values, int count, const void *embedding,
+                        int bytes)
 {
     uint64_t seed = fold((uint64_t)key ^ HASH_B, HASH_A);
-    if (id && (id->type == SQLITE_TEXT || id->type == SQLITE_BLOB)) {
-        seed = hash_bytes(seed + (uint64_t)id->type, id->bytes, (size_t)id->length);
-    } else if (id) {
-        uint64_t payload = (uint64_t)id->integer;
-        if (id->type == SQLITE_FLOAT)
-            memcpy(&payload, &id->real, sizeof payload);
-        seed = fold(seed ^ payload, HASH_C + (uint64_t)id->type);
-    }
+    for (int i = 0; i < count; i++)
+        seed = hash_value(seed, &values[i]);
     return hash_bytes(seed, embedding, (size_t)bytes);
 }
 
@@ -191,7 +196,7 @@ static int builder_flush(index_builder *b, char **message)
 static int builder_stage_prefix(index_builder *b, const segment *s, int count)
 {
     if (!b->staging_open) {
-        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->keeps_ids);
+        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
         if (rc != SQLITE_OK)
             return rc;
         b->staging_open = 1;
@@ -272,7 +277,7 @@ static int builder_advance(index_builder *b)
     return rc;
 }
 
-static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const row_value *id,
+static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                          const void *embedding, char **message)
 {
     int start = builder_find_start(b, hash);
@@ -290,13 +295,13 @@ static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const row
         b->next = start + 1;
     }
     int rc = segment_rows_append(&b->staging, embedding, b->made->metric == METRIC_KIND_COSINE, key,
-                                 hash, id);
+                                 hash, values);
     if (rc == SQLITE_OK && b->staging.count == b->staging.capacity)
         rc = builder_flush(b, message);
     return rc;
 }
 
-int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index_version *base,
+int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
                        index_builder **out)
 {
     *out = NULL;
@@ -312,7 +317,7 @@ int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index
     atomic_init(&v->references, 1);
     v->metric = metric;
     v->dimension = dimension;
-    v->keeps_ids = keeps_ids;
+    v->kept_values = kept_values;
     b->made = v;
     if (base && base->dimension == dimension && base->rows > 0) {
         int64_t full = base->rows / segment_capacity(dimension) + 1;
@@ -325,7 +330,7 @@ int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index
     return SQLITE_OK;
 }
 
-int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *id,
+int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                       const void *embedding, char **message)
 {
     int rc = SQLITE_OK;
@@ -336,7 +341,7 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
         if (b->matching || !b->staging_open)
             rc = builder_leave(b);
         if (rc == SQLITE_OK)
-            rc = builder_stage(b, key, hash, id, embedding, message);
+            rc = builder_stage(b, key, hash, values, embedding, message);
     }
     if (rc == SQLITE_OK)
         b->made->fingerprint = fold(b->made->fingerprint ^ hash, HASH_B);

@@ -17,7 +17,7 @@
 typedef struct index_version {
     atomic_int references;
     vector_metric metric;
-    int keeps_ids;        /* segments hold the ids: the source has no row key */
+    int kept_values;      /* values that segments hold for each row; 0: the source has a rowid */
     int dimension;        /* 0 while there are no rows */
     int64_t rows;         /* rows that can be found */
     int64_t left_out;     /* rows that strict=off left out */
@@ -34,9 +34,11 @@ void index_release(index_version *v);
 /* Bytes of memory it holds, shared segments included. */
 size_t index_bytes(const index_version *v);
 
-/* The 64-bit hash by which a row is known again: of its key, its id and the
-** bytes of its embedding. Equal rows have equal hashes in any process. */
-uint64_t index_row_hash(int64_t key, const row_value *id, const void *embedding, int bytes);
+/* The 64-bit hash by which a row is known again: of its key, some of its values
+** (the id, and those that are kept) and the bytes of its embedding. Equal rows
+** have equal hashes in any process. */
+uint64_t index_row_hash(int64_t key, const row_value *values, int count, const void *embedding,
+                        int bytes);
 
 /*
 ** Making a version from the rows of the source, read in order. Runs of rows
@@ -45,14 +47,14 @@ uint64_t index_row_hash(int64_t key, const row_value *id, const void *embedding,
 */
 typedef struct index_builder index_builder;
 
-/* `base` may be NULL. Ids are kept with the rows if keeps_ids; the keys given
-** to index_builder_row() are then ignored. */
-int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index_version *base,
+/* `base` may be NULL. Where values are kept, the keys given to
+** index_builder_row() are ignored. */
+int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
                        index_builder **out);
 
-/* Add the next row. `embedding` is `dimension` floats at any alignment.
+/* Add the next row with the values to keep. `embedding` is `dimension` floats at any alignment.
 ** SQLITE_MISMATCH where a component is not finite: the row is not added. */
-int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *id,
+int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                       const void *embedding, char **message);
 
 /* Hand over the version with one reference: `base` itself if nothing changed.
@@ -60,7 +62,7 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
 void index_builder_close(index_builder *b);
 
-/* The key of a slot: the rowid, or the ordinal of the row where ids are kept. */
+/* The key of a slot: the rowid, or the number of the row where values are kept. */
 int64_t index_key(const index_version *v, int segment, int slot);
 
 /* Where the row with this number (0..rows-1, in source order) is. */

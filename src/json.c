@@ -182,7 +182,7 @@ static void append_escaped(sqlite3_str *out, unsigned c)
             return;
         }
     }
-    if (c >= 0x20 && c < 0x80) {
+    if (c >= 0x20 && c < 0x7F) {
         sqlite3_str_appendchar(out, 1, (char)c);
     } else if (c < 0x10000) {
         sqlite3_str_appendf(out, "\\u%04x", c);

@@ -19,7 +19,8 @@ struct segment {
     const float *vectors; /* inside `flat`, which never grows */
     int64_t *keys;
     uint64_t *hashes;
-    value_list ids;
+    int kept_values;
+    value_list values;
 };
 
 struct scorer {
@@ -93,9 +94,9 @@ int segment_capacity(int dimension)
     return rows > SEGMENT_MAX_ROWS ? SEGMENT_MAX_ROWS : (int)rows;
 }
 
-int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids)
+int segment_rows_open(segment_rows *rows, int dimension, int kept_values)
 {
-    *rows = (segment_rows){.dimension = dimension, .keeps_ids = keeps_ids};
+    *rows = (segment_rows){.dimension = dimension, .kept_values = kept_values};
     rows->capacity = segment_capacity(dimension);
     size_t capacity = (size_t)rows->capacity;
     rows->vectors = sqlite3_malloc64(capacity * (size_t)dimension * sizeof *rows->vectors);
@@ -108,14 +109,16 @@ int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids)
 }
 
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const row_value *id)
+                        uint64_t hash, const row_value *values)
 {
     float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
     memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
     if (vector_first_nonfinite(stored, rows->dimension) >= 0)
         return SQLITE_MISMATCH;
-    if (rows->keeps_ids && value_list_append(&rows->ids, id) != SQLITE_OK)
-        return SQLITE_NOMEM;
+    for (int i = 0; i < rows->kept_values; i++) {
+        if (value_list_append(&rows->values, &values[i]) != SQLITE_OK)
+            return SQLITE_NOMEM;
+    }
     if (normalize)
         segment_normalize(stored, rows->dimension);
     rows->keys[rows->count] = key;
@@ -126,9 +129,9 @@ int segment_rows_append(segment_rows *rows, const void *embedding, int normalize
 
 int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 {
-    for (int slot = 0; rows->keeps_ids && slot < count; slot++) {
-        row_value id = value_list_get(&s->ids, slot);
-        if (value_list_append(&rows->ids, &id) != SQLITE_OK)
+    for (int i = 0; i < rows->kept_values * count; i++) {
+        row_value value = value_list_get(&s->values, i);
+        if (value_list_append(&rows->values, &value) != SQLITE_OK)
             return SQLITE_NOMEM;
     }
     size_t n = (size_t)count;
@@ -143,7 +146,7 @@ int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 void segment_rows_reset(segment_rows *rows)
 {
     rows->count = 0;
-    value_list_clear(&rows->ids);
+    value_list_clear(&rows->values);
 }
 
 void segment_rows_close(segment_rows *rows)
@@ -151,7 +154,7 @@ void segment_rows_close(segment_rows *rows)
     sqlite3_free(rows->vectors);
     sqlite3_free(rows->keys);
     sqlite3_free(rows->hashes);
-    value_list_clear(&rows->ids);
+    value_list_clear(&rows->values);
     *rows = (segment_rows){0};
 }
 
@@ -205,8 +208,9 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     size_t components;
     faiss_IndexFlat_xb(s->flat, &vectors, &components);
     s->vectors = vectors;
-    s->ids = rows->ids;
-    rows->ids = (value_list){0};
+    s->kept_values = rows->kept_values;
+    s->values = rows->values;
+    rows->values = (value_list){0};
     *out = s;
     return SQLITE_OK;
 }
@@ -225,7 +229,7 @@ void segment_release(segment *s)
         faiss_IndexFlat_free(s->flat);
     sqlite3_free(s->keys);
     sqlite3_free(s->hashes);
-    value_list_clear(&s->ids);
+    value_list_clear(&s->values);
     sqlite3_free(s);
 }
 
@@ -261,9 +265,9 @@ uint64_t segment_hash(const segment *s, int slot)
     return s->hashes[slot];
 }
 
-row_value segment_id(const segment *s, int slot)
+row_value segment_value(const segment *s, int slot, int i)
 {
-    return value_list_get(&s->ids, slot);
+    return value_list_get(&s->values, slot * s->kept_values + i);
 }
 
 const float *segment_vector(const segment *s, int slot)
@@ -274,7 +278,7 @@ const float *segment_vector(const segment *s, int slot)
 size_t segment_bytes(const segment *s)
 {
     size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
-    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->ids);
+    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values);
 }
 
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,

@@ -196,6 +196,7 @@ typedef struct reading {
     sqlite3_stmt *rows;
     index_builder *builder;
     index_version *base;
+    int strict;
     int dimension; /* 0 until the first row */
     int64_t left_out;
     char expected[64];
@@ -215,9 +216,10 @@ static int expect_dimension(reading *r, int dimension)
 static int reading_bad_row(reading *r, const row_value *id, char *found, char **message)
 {
     const tracked_source *t = r->snapshot->tracked;
-    if (t->asked.strict)
-        return source_bad_row(&t->source, id, found,
-                              r->dimension ? r->expected : "a BLOB of float32 components", message);
+    if (r->strict)
+        return source_bad_row(&t->source, sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY), id,
+                              found, r->dimension ? r->expected : "a BLOB of float32 components",
+                              message);
     sqlite3_free(found);
     r->left_out++;
     return SQLITE_OK;
@@ -265,12 +267,13 @@ static int empty_version(const tracked_source *t, int64_t left_out, index_versio
 
 /* Read the whole source within the snapshot. *out is `base` itself where the
 ** rows are the same. */
-static int read_source(snapshot *s, index_version *base, index_version **out, char **message)
+static int read_source(snapshot *s, index_version *base, int strict, index_version **out,
+                       char **message)
 {
     *out = NULL;
     sqlite3 *db = s->connection->db;
     tracked_source *t = s->tracked;
-    reading r = {.snapshot = s, .base = base};
+    reading r = {.snapshot = s, .base = base, .strict = strict};
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
     s->connection->reading_source++;
@@ -336,12 +339,27 @@ static uint64_t source_state(const snapshot *s)
     return state;
 }
 
+/* Whether another connection's open transaction shows: only with a shared cache,
+** which a file's name tells and a database in memory does not. */
+static int reads_uncommitted(const snapshot *s)
+{
+    sqlite3_stmt *pragma;
+    int on = 0;
+    if (s->tracked->is_file)
+        return 0;
+    if (sqlite3_prepare_v2(s->connection->db, "PRAGMA read_uncommitted", -1, &pragma, NULL) ==
+        SQLITE_OK)
+        on = sqlite3_step(pragma) == SQLITE_ROW && sqlite3_column_int(pragma, 0);
+    sqlite3_finalize(pragma);
+    return on;
+}
+
 /* Whether the snapshot may hold rows that are not committed. */
 static int is_writing(const snapshot *s)
 {
     int everywhere = sqlite3_stricmp(s->source->schema, "temp") == 0;
-    return sqlite3_txn_state(s->connection->db, everywhere ? NULL : s->source->schema) ==
-           SQLITE_TXN_WRITE;
+    int state = sqlite3_txn_state(s->connection->db, everywhere ? NULL : s->source->schema);
+    return state == SQLITE_TXN_WRITE || reads_uncommitted(s);
 }
 
 /* A statement of some thousand steps, so that an interrupt or a progress handler
@@ -371,7 +389,7 @@ static int refresh_shared(snapshot *s, uint64_t state, char **message)
         made = index_retain(published);
     } else if (rc == SQLITE_OK) {
         index_version *base = t->draft ? t->draft : t->latest ? t->latest : published;
-        rc = read_source(s, base, &made, message);
+        rc = read_source(s, base, t->asked.strict, &made, message);
     }
     if (rc == SQLITE_OK) {
         index_release(t->latest);
@@ -394,7 +412,7 @@ static int refresh_private(snapshot *s, index_version **out, char **message)
 {
     tracked_source *t = s->tracked;
     index_version *base = t->draft ? t->draft : t->latest;
-    int rc = read_source(s, base, out, message);
+    int rc = read_source(s, base, t->asked.strict, out, message);
     if (rc == SQLITE_OK) {
         index_version *former = t->draft;
         t->draft = index_retain(*out);
@@ -425,7 +443,7 @@ int snapshot_check(snapshot *s, int *equal, char **message)
     index_version *indexed, *read;
     int rc = snapshot_index(s, &indexed, message);
     if (rc == SQLITE_OK)
-        rc = read_source(s, NULL, &read, message);
+        rc = read_source(s, NULL, 1, &read, message);
     if (rc == SQLITE_OK) {
         *equal = indexed->rows == read->rows && indexed->fingerprint == read->fingerprint;
         index_release(read);
@@ -477,7 +495,7 @@ static int stand_on_row(snapshot *s, int64_t key, char **message)
 
 int snapshot_hit_id(snapshot *s, const index_hit *hit, row_value *id, char **message)
 {
-    if (s->version->keeps_ids) {
+    if (s->version->kept_values) {
         *id = index_hit_id(s->version, hit);
         return SQLITE_OK;
     }
@@ -522,7 +540,7 @@ int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *c
                            char **message)
 {
     const index_version *v = s->version;
-    if (!v->keeps_ids) {
+    if (!v->kept_values) {
         int rc = stand_on_row(s, hit->key, message);
         if (rc == SQLITE_OK)
             sqlite3_result_value(context, sqlite3_column_value(s->lookup, SOURCE_COLUMN_EMBEDDING));

@@ -10,6 +10,7 @@
 #define SNAPSHOT_H
 
 #include "connection.h"
+#include "walk.h"
 
 typedef struct snapshot {
     connection *connection;
@@ -32,7 +33,8 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
 ** search, one read of the source otherwise. Held until the snapshot closes. */
 int snapshot_index(snapshot *s, index_version **version, char **message);
 
-/* Read the whole source and compare it with the index: *equal. */
+/* Read the whole source and compare it with the index: *equal. A malformed row is
+** an error that names it, also where strict=off leaves such rows out. */
 int snapshot_check(snapshot *s, int *equal, char **message);
 
 /* Drop what this connection has read of the source, so that the next search

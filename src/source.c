@@ -13,7 +13,7 @@ static int set_message(char **message, char *text)
 
 int source_failure(sqlite3 *db, const source *s, int rc, char **message)
 {
-    if (rc == SQLITE_NOMEM)
+    if (rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT)
         return rc;
     *message = sqlite3_mprintf("cannot read %s.%s: %s", s->schema, s->table, sqlite3_errmsg(db));
     return *message ? rc : SQLITE_NOMEM;
@@ -39,35 +39,37 @@ int source_find_database(sqlite3 *db, const char *name, char **schema, char **me
     sqlite3_stmt *list;
     int rc = sql_prepare(db, sql_text(SQL_DATABASE_LIST, NULL), &list);
     sqlite3_str *names = sqlite3_str_new(db);
-    char *by_stem = NULL;
-    while (rc == SQLITE_OK && (rc = sqlite3_step(list)) == SQLITE_ROW && !*schema) {
+    char *found = NULL;
+    int exact = 0;
+    while (rc == SQLITE_OK && !exact && (rc = sqlite3_step(list)) == SQLITE_ROW) {
         const char *each = (const char *)sqlite3_column_text(list, DATABASE_LIST_NAME);
         const char *file = (const char *)sqlite3_column_text(list, DATABASE_LIST_FILE);
-        rc = SQLITE_OK;
-        if (!each)
-            continue;
+        exact = each && sqlite3_stricmp(each, name) == 0;
+        rc = each ? SQLITE_OK : SQLITE_NOMEM;
+        if (exact || (rc == SQLITE_OK && !found && file && path_has_stem(file, name))) {
+            sqlite3_free(found);
+            found = sqlite3_mprintf("%s", each);
+            rc = found ? SQLITE_OK : SQLITE_NOMEM;
+        }
         sqlite3_str_appendf(names, "%s%s", sqlite3_str_length(names) ? ", " : "", each);
-        if (sqlite3_stricmp(each, name) == 0)
-            *schema = sqlite3_mprintf("%s", each);
-        else if (file && !by_stem && path_has_stem(file, name))
-            by_stem = sqlite3_mprintf("%s", each);
     }
-    sqlite3_finalize(list);
-    char *known = sqlite3_str_finish(names);
-    if (!*schema) {
-        *schema = by_stem;
-        by_stem = NULL;
-    }
+    int finalized = sqlite3_finalize(list);
+    rc = rc == SQLITE_DONE ? finalized : rc;
     /* "temp" is listed only once something is in it. */
-    if (!*schema && sqlite3_stricmp(name, "temp") == 0)
-        *schema = sqlite3_mprintf("temp");
-    if (*schema)
-        rc = SQLITE_OK;
-    else if (rc == SQLITE_DONE || rc == SQLITE_OK)
+    if (rc == SQLITE_OK && !found && sqlite3_stricmp(name, "temp") == 0) {
+        found = sqlite3_mprintf("temp");
+        rc = found ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    char *known = sqlite3_str_finish(names);
+    if (rc == SQLITE_OK && !found) {
         rc = set_message(message, sqlite3_mprintf("no such database: %s (this connection has %s)",
                                                   name, known ? known : ""));
+    } else if (rc != SQLITE_OK) {
+        sqlite3_free(found);
+        found = NULL;
+    }
     sqlite3_free(known);
-    sqlite3_free(by_stem);
+    *schema = found;
     return rc;
 }
 
@@ -324,6 +326,8 @@ static const char *statement_text(source_statement which)
         return SQL_SCAN_ROWS;
     case SOURCE_ROW_BY_KEY:
         return SQL_ROW_BY_KEY;
+    case SOURCE_ROWS_BY_ROWID:
+        return SQL_ROWS_BY_ROWID;
     case SOURCE_ROWS_BY_ID:
         return SQL_ROWS_BY_ID;
     case SOURCE_FIRST_EMBEDDING:
@@ -376,13 +380,17 @@ char *source_describe_value(int type, int bytes)
     }
 }
 
-int source_bad_row(const source *s, const row_value *id, char *found, const char *expected,
-                   char **message)
+int source_bad_row(const source *s, int64_t key, const row_value *id, char *found,
+                   const char *expected, char **message)
 {
+    char rowid[32] = "";
+    if (s->rowid && !s->id_is_rowid)
+        sqlite3_snprintf(sizeof rowid, rowid, " (rowid %lld)", (long long)key);
     char *shown = value_describe(id);
     if (shown && found)
-        *message = sqlite3_mprintf("row with id %s of %s.%s: column %s holds %s, expected %s",
-                                   shown, s->schema, s->table, s->embedding, found, expected);
+        *message =
+            sqlite3_mprintf("row with id %s%s of %s.%s: column %s holds %s, expected %s", shown,
+                            rowid, s->schema, s->table, s->embedding, found, expected);
     int rc = shown && found && *message ? SQLITE_ERROR : SQLITE_NOMEM;
     sqlite3_free(shown);
     sqlite3_free(found);

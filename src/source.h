@@ -33,6 +33,7 @@ typedef enum source_statement {
     SOURCE_READ_ALL,        /* every row, in the order of the source */
     SOURCE_SCAN,            /* every row with an embedding */
     SOURCE_ROW_BY_KEY,      /* ?1: a rowid */
+    SOURCE_ROWS_BY_ROWID,   /* ?1: a rowid; the row if it has an embedding */
     SOURCE_ROWS_BY_ID,      /* ?1: an id, compared as the source's column compares */
     SOURCE_FIRST_EMBEDDING, /* type and length of the first embedding */
     SOURCE_FIRST_ODD_ROW    /* ?1: a length; id, type and length of a row that differs */
@@ -62,16 +63,16 @@ int source_equal(const source *a, const source *b);
 int source_prepare(sqlite3 *db, const source *s, source_statement which, sqlite3_stmt **out,
                    char **message);
 
-/* Turn the failure of a statement on the source into a message. Returns rc, or
-** SQLITE_NOMEM. */
+/* Turn the failure of a statement on the source into a message; an interrupt has
+** none but SQLite's own, which hosts look for. Returns rc, or SQLITE_NOMEM. */
 int source_failure(sqlite3 *db, const source *s, int rc, char **message);
 
 /* Make the message about a row whose embedding is malformed:
-** "row with id 7 of main.docs: column embedding holds …, expected …". Returns
-** SQLITE_ERROR or SQLITE_NOMEM. `found` and `expected` are parts of the
+** "row with id 'a' (rowid 7) of main.docs: column embedding holds …, expected …".
+** Returns SQLITE_ERROR or SQLITE_NOMEM. `found` and `expected` are parts of the
 ** sentence; `found` is freed. */
-int source_bad_row(const source *s, const row_value *id, char *found, const char *expected,
-                   char **message);
+int source_bad_row(const source *s, int64_t key, const row_value *id, char *found,
+                   const char *expected, char **message);
 
 /* "a BLOB of 10 bytes", "TEXT", …: what a column of a row holds. */
 char *source_describe_value(int type, int bytes);

@@ -284,19 +284,9 @@ static int config_read_setting(column_list *l, const char *key, const char *valu
     return 1;
 }
 
-/* Read the settings as far as they are there; a table whose settings were lost
-** can still be dropped, and queried if its columns have the default names. */
-static int config_load(faiss_table *t, column_list *l)
+/* Fill in what the settings did not say. */
+static int config_default(const faiss_table *t, column_list *l)
 {
-    sqlite3_stmt *get;
-    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_GET, t->schema, t->name), &get);
-    while (rc == SQLITE_OK && sqlite3_step(get) == SQLITE_ROW) {
-        const char *key = (const char *)sqlite3_column_text(get, 0);
-        const char *value = (const char *)sqlite3_column_text(get, 1);
-        if (key && value)
-            config_read_setting(l, key, value);
-    }
-    sqlite3_finalize(get);
     const char *embedding = t->definition.embedding ? t->definition.embedding : "embedding";
     if (!l->embedding)
         l->embedding = sqlite3_mprintf("%s", embedding);
@@ -305,6 +295,35 @@ static int config_load(faiss_table *t, column_list *l)
     if (!l->id_collation)
         l->id_collation = sqlite3_mprintf("BINARY");
     return l->embedding && l->id_affinity && l->id_collation ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static char *describe_damage(const faiss_table *t, const char *version)
+{
+    return sqlite3_mprintf("%s.%s_config is damaged, or of a format (%.20s) that this version does "
+                           "not know (%d): drop %s and create it again",
+                           t->schema, t->name, version, FORMAT_VERSION, t->name);
+}
+
+/* Read the settings as far as they are there; a table whose settings were lost
+** can still be dropped, and queried if its columns have the default names. */
+static int config_load(faiss_table *t, column_list *l)
+{
+    sqlite3_stmt *get;
+    char *version = NULL;
+    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_GET, t->schema, t->name), &get);
+    while (rc == SQLITE_OK && sqlite3_step(get) == SQLITE_ROW) {
+        const char *key = (const char *)sqlite3_column_text(get, 0);
+        const char *value = (const char *)sqlite3_column_text(get, 1);
+        if (key && value)
+            config_read_setting(l, key, value);
+        if (key && strcmp(key, "version") == 0)
+            parse_text(value ? value : "NULL", &version);
+    }
+    sqlite3_finalize(get);
+    if (version && atoi(version) != FORMAT_VERSION)
+        t->damage = describe_damage(t, version);
+    sqlite3_free(version);
+    return config_default(t, l);
 }
 
 /* ---- CREATE: looking at the source ---- */
@@ -338,7 +357,7 @@ static int check_rows(faiss_table *t, const source *s, int *dimension, char **me
         sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)", bytes,
                          bytes / VECTOR_COMPONENT_BYTES);
         rc =
-            source_bad_row(s, &id,
+            source_bad_row(s, sqlite3_column_int64(odd, 3), &id,
                            sqlite3_mprintf("a value of type %s and length %d",
                                            sqlite3_column_text(odd, 1), sqlite3_column_int(odd, 2)),
                            bytes ? expected : "a BLOB of float32 components", message);
@@ -421,7 +440,8 @@ static int create_config(faiss_table *t, column_list *l, char **message)
 
 /* ---- xCreate, xConnect, xDisconnect, xDestroy, xRename ---- */
 
-static int declare(faiss_table *t, const column_list *l)
+/* Declare the columns; the plan takes over the collation's name. */
+static int declare(faiss_table *t, column_list *l)
 {
     /* HIDDEN must come before the type, and without a type SQLite would make the
     ** column NUMERIC and turn text into numbers. */
@@ -430,6 +450,8 @@ static int declare(faiss_table *t, const column_list *l)
                                 l->id_affinity, l->id_collation, l->embedding, t->name);
     int rc = sql ? sqlite3_declare_vtab(t->connection->db, sql) : SQLITE_NOMEM;
     sqlite3_free(sql);
+    if (rc != SQLITE_OK)
+        return rc;
     t->plan = (plan_table){.name = t->name,
                            .id = COLUMN_ID,
                            .score = COLUMN_SCORE,
@@ -444,7 +466,27 @@ static int declare(faiss_table *t, const column_list *l)
                            .metric = t->definition.metric,
                            .rows = ROWS_GUESSED,
                            .id_collation = l->id_collation};
-    return rc;
+    l->id_collation = NULL;
+    return SQLITE_OK;
+}
+
+/* Stored columns that cannot be declared: let the table be dropped at least. */
+static int declare_default(faiss_table *t, column_list *l)
+{
+    column_list_clear(l);
+    if (!t->damage)
+        t->damage = describe_damage(t, "unknown columns");
+    int rc = config_default(t, l);
+    return rc == SQLITE_OK ? declare(t, l) : rc;
+}
+
+/* Connecting never fails for what the file says, or the whole file's tables could
+** neither be listed nor this one be dropped: the message is kept for queries. */
+static int set_damage(faiss_table *t, char **message)
+{
+    t->damage = *message;
+    *message = NULL;
+    return t->damage ? SQLITE_OK : SQLITE_NOMEM;
 }
 
 static void table_unlink(faiss_table *t)
@@ -463,6 +505,7 @@ static int table_disconnect(sqlite3_vtab *base)
     table_unlink(t);
     connection_release(t->connection);
     definition_clear(&t->definition);
+    sqlite3_free(t->damage);
     sqlite3_free((char *)t->plan.id_collation);
     sqlite3_free(t->schema);
     sqlite3_free(t->name);
@@ -484,14 +527,19 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     int rc = t->schema && t->name ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK)
         rc = parse_arguments(argc, argv, &t->definition, message);
+    if (rc == SQLITE_ERROR && !is_create)
+        rc = set_damage(t, message);
     if (rc == SQLITE_OK)
         rc = is_create ? create_config(t, &list, message) : config_load(t, &list);
     if (rc == SQLITE_OK)
         rc = declare(t, &list);
+    if (rc == SQLITE_ERROR && !is_create)
+        rc = declare_default(t, &list);
     if (rc == SQLITE_OK) {
-        list.id_collation = NULL; /* now the plan's */
-        t->entry = (connected_table){c->tables, t->schema, t->name, &t->definition};
-        c->tables = &t->entry;
+        if (!t->damage) {
+            t->entry = (connected_table){c->tables, t->schema, t->name, &t->definition};
+            c->tables = &t->entry;
+        }
         *out = &t->base;
     } else {
         table_disconnect(&t->base);
@@ -550,7 +598,9 @@ int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
     int rc;
-    if (t->connection->reading_source)
+    if (t->damage)
+        rc = set_message(&message, sqlite3_mprintf("%s", t->damage));
+    else if (t->connection->reading_source)
         rc = set_message(&message, sqlite3_mprintf("a source of a faiss index must not read a "
                                                    "faiss table (%s)",
                                                    t->plan.name));
@@ -594,6 +644,8 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static int run_command(faiss_table *t, const char *name, char **message)
 {
+    if (t->damage)
+        return set_message(message, sqlite3_mprintf("%s", t->damage));
     const struct command *found = NULL;
     for (int i = 0; i < COMMANDS; i++) {
         if (name && strcmp(name, commands[i].name) == 0)

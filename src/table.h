@@ -24,6 +24,7 @@ typedef struct faiss_table {
     definition definition; /* empty for the function, whose arguments define it */
     plan_table plan;       /* column numbers and estimates */
     connected_table entry; /* in connection->tables; not for the function */
+    char *damage;          /* why it cannot be used, if its settings do not make sense */
 } faiss_table;
 
 /* Register the module. */

@@ -1,6 +1,6 @@
 /*
-** The ids of rows, kept in memory for sources that cannot be asked for a row
-** again: views, and tables without a rowid.
+** SQL values: as they are read, and packed in memory for sources that cannot be
+** asked for a row again (views, and tables without a rowid).
 */
 #ifndef VALUES_H
 #define VALUES_H

@@ -38,10 +38,10 @@ double vector_distance(vector_metric metric, float score)
 
 int vector_first_nonfinite(const float *x, int dimension)
 {
-    /* A sum of x * 0 is 0 for finite components and NaN otherwise; the
-    ** compiler turns it into vector code, and the position is sought only when
-    ** there is one. */
+    /* A sum of x * 0 is 0 for finite components and NaN otherwise: a loop
+    ** for vector instructions. The position is sought only when there is one. */
     float sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int i = 0; i < dimension; i++)
         sum += x[i] * 0;
     if (sum == 0)
@@ -114,23 +114,73 @@ static int vector_from_cjson(const cJSON *array, vector *out, char **message)
     return SQLITE_OK;
 }
 
+static int count_digits(const char *text, int bytes)
+{
+    int n = 0;
+    while (n < bytes && text[n] >= '0' && text[n] <= '9')
+        n++;
+    return n;
+}
+
+/* The length of the number at the start of the text by JSON's grammar (RFC 8259,
+** section 6), 0 if there is none. */
+static int json_number_length(const char *text, int bytes)
+{
+    int n = bytes > 0 && text[0] == '-';
+    int whole = count_digits(text + n, bytes - n);
+    if (whole == 0 || (whole > 1 && text[n] == '0'))
+        return 0;
+    n += whole;
+    if (n < bytes && text[n] == '.') {
+        int fraction = count_digits(text + n + 1, bytes - n - 1);
+        if (fraction == 0)
+            return 0;
+        n += 1 + fraction;
+    }
+    if (n < bytes && (text[n] == 'e' || text[n] == 'E')) {
+        int sign = n + 1 < bytes && (text[n + 1] == '+' || text[n + 1] == '-');
+        int exponent = count_digits(text + n + 1 + sign, bytes - n - 1 - sign);
+        if (exponent == 0)
+            return 0;
+        n += 1 + sign + exponent;
+    }
+    return n;
+}
+
+/* cJSON forgives what JSON forbids: a byte order mark, 01, 1., a NUL byte. Given
+** that it read an array of numbers, find the first byte that is none of JSON's;
+** -1 if all are. */
+static int json_array_error(const char *text, int bytes)
+{
+    for (int i = 0; i < bytes;) {
+        if (text[i] && strchr(" \t\r\n[],", text[i])) {
+            i++;
+            continue;
+        }
+        int length = json_number_length(text + i, bytes - i);
+        if (length == 0)
+            return i;
+        i += length;
+    }
+    return -1;
+}
+
 int vector_from_json(const char *text, int bytes, vector *out, char **message)
 {
     *out = (vector){0};
     const char *end = NULL;
     cJSON *array = bytes ? cJSON_ParseWithLengthOpts(text, (size_t)bytes, &end, 0) : NULL;
-    while (array && end < text + bytes && strchr(" \t\r\n", *end))
-        end++;
-    int rc;
-    if (!array || end != text + bytes) {
-        int at = end ? (int)(end - text) : 0;
+    int at = end ? (int)(end - text) : 0;
+    while (array && at < bytes && text[at] && strchr(" \t\r\n", text[at]))
+        at++;
+    int rc = array && at == bytes ? vector_from_cjson(array, out, message) : SQLITE_FORMAT;
+    cJSON_Delete(array);
+    if (rc == SQLITE_OK && (at = json_array_error(text, bytes)) >= 0)
+        rc = SQLITE_FORMAT;
+    if (rc == SQLITE_FORMAT)
         rc = set_message(message, sqlite3_mprintf("malformed JSON at byte %d of the vector: "
                                                   "expected an array of numbers",
                                                   at));
-    } else {
-        rc = vector_from_cjson(array, out, message);
-    }
-    cJSON_Delete(array);
     if (rc != SQLITE_OK)
         vector_clear(out);
     return rc;

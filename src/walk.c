@@ -13,9 +13,17 @@ float walk_rank_of(vector_metric metric, float score)
     return isnan(rank) ? INFINITY : rank;
 }
 
-row_value index_hit_id(const index_version *v, const index_hit *hit)
+index_hit index_row(const index_version *v, int64_t i)
 {
-    return segment_id(v->segments[hit->segment], hit->slot);
+    index_hit hit = {0};
+    index_locate(v, i, &hit.segment, &hit.slot);
+    hit.key = index_key(v, hit.segment, hit.slot);
+    return hit;
+}
+
+row_value index_hit_value(const index_version *v, const index_hit *hit, int i)
+{
+    return segment_value(v->segments[hit->segment], hit->slot, i);
 }
 
 /* ---- sets ---- */
@@ -293,9 +301,8 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
     while (w->count - w->left <= i)
         walk_take(w);
     const ranked_row *ranked = &w->ranked[w->count - 1 - i];
+    *hit = index_row(w->version, ranked->row);
     hit->score = ranked->score;
-    index_locate(w->version, ranked->row, &hit->segment, &hit->slot);
-    hit->key = index_key(w->version, hit->segment, hit->slot);
     return SQLITE_ROW;
 }
 

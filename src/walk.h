@@ -22,7 +22,7 @@ void row_set_close(row_set *set);
 typedef struct index_hit {
     float score;
     int segment, slot;
-    int64_t key; /* rowid, or the ordinal of the row where ids are kept */
+    int64_t key; /* rowid, or the number of the row where values are kept */
 } index_hit;
 
 /*
@@ -50,7 +50,10 @@ void index_walk_close(index_walk *w);
 ** product of huge numbers of both signs) comes last. */
 float walk_rank_of(vector_metric metric, float score);
 
-/* The id of a row found; only where the version keeps ids. */
-row_value index_hit_id(const index_version *v, const index_hit *hit);
+/* The i-th row in source order, 0 <= i < rows; its score is 0. */
+index_hit index_row(const index_version *v, int64_t i);
+
+/* The i-th value kept with a row found. */
+row_value index_hit_value(const index_version *v, const index_hit *hit, int i);
 
 #endif

@@ -98,7 +98,7 @@ static void escapes(void **state)
     (void)state;
     assert_string_equal(text_of("a\"b\\c/", 6), "\"a\\\"b\\\\c/\"");
     assert_string_equal(text_of("\b\f\n\r\t\x01\x1f\x7f", 8),
-                        "\"\\b\\f\\n\\r\\t\\u0001\\u001f\x7f\"");
+                        "\"\\b\\f\\n\\r\\t\\u0001\\u001f\\u007f\"");
     assert_string_equal(text_of("a\0b", 3), "\"a\\u0000b\"");
     assert_string_equal(text_of("\xc3\xa9", 2), "\"\\u00e9\"");
     assert_string_equal(text_of("\xf0\x9f\x98\x80", 4), "\"\\ud83d\\ude00\"");

@@ -1,0 +1,73 @@
+"""Connections with the extension loaded, and the few tables most tests start from."""
+
+import os
+import sqlite3
+import struct
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTENSION = str(Path(os.environ.get("SQLITE_FAISS") or ROOT / "build" / "faiss").resolve())
+SHELL = "/usr/bin/sqlite3"
+
+
+def load(connection):
+    connection.enable_load_extension(True)
+    connection.load_extension(EXTENSION)
+    connection.enable_load_extension(False)
+    return connection
+
+
+def plain(path=":memory:", timeout=0.0, **options):
+    """A connection without the extension; transactions are begun by the tests alone."""
+    return sqlite3.connect(
+        str(path), isolation_level=None, check_same_thread=False, timeout=timeout, **options
+    )
+
+
+def connect(path=":memory:", timeout=0.0, **options):
+    return load(plain(path, timeout, **options))
+
+
+def vector(*values):
+    """The BLOB of these float32 values."""
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def values(blob):
+    return list(struct.unpack(f"<{len(blob) // 4}f", blob))
+
+
+def quote(name):
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def fill(connection, vectors, table="docs", first=1):
+    """Make `table` with one row per vector (None for NULL), ids counting from `first`."""
+    connection.execute("SAVEPOINT fill")  # one write to the file, not one for each row
+    connection.execute(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, embedding BLOB)")
+    connection.executemany(
+        f"INSERT INTO {table} VALUES (?, ?)",
+        [
+            (first + position, None if row is None else vector(*row))
+            for position, row in enumerate(vectors)
+        ],
+    )
+    connection.execute("RELEASE fill")
+
+
+def scalar(connection, sql, parameters=()):
+    return connection.execute(sql, parameters).fetchone()[0]
+
+
+def rows(connection, sql, parameters=()):
+    return connection.execute(sql, parameters).fetchall()
+
+
+def column(connection, sql, parameters=()):
+    return [row[0] for row in connection.execute(sql, parameters)]
+
+
+def plan(connection, sql, parameters=()):
+    """The lines of EXPLAIN QUERY PLAN."""
+    return [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + sql, parameters)]
