@@ -5,6 +5,7 @@
 
 #include "json.h"
 #include "snapshot.h"
+#include "walk.h"
 
 #ifndef SQLITE_FAISS_VERSION
 #define SQLITE_FAISS_VERSION "unversioned"
@@ -73,13 +74,13 @@ static int append_neighbour(sqlite3_str *json, const row_value *id, const float 
 
 /* ---- faiss_search, faiss_search_with_scores ---- */
 
-static int append_hits(snapshot *s, index_walk *walk, int with_scores, sqlite3_str *json,
-                       char **message)
+static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_scores,
+                       sqlite3_str *json, char **message)
 {
     char *row = sqlite3_mprintf("in %s.%s", s->source->schema, s->source->table);
     index_hit hit;
     int rc = row ? SQLITE_OK : SQLITE_NOMEM;
-    for (int64_t i = 0; rc == SQLITE_OK; i++) {
+    for (int64_t i = 0; rc == SQLITE_OK && i < k; i++) {
         rc = index_walk_at(walk, i, &hit, message);
         if (rc != SQLITE_ROW)
             break;
@@ -105,9 +106,9 @@ static int search_to_json(connection *c, const definition *d, const vector *quer
         rc = snapshot_begin_search(&s, query->dimension, message);
     sqlite3_str_appendchar(json, 1, '[');
     if (rc == SQLITE_OK && v->rows > 0) {
-        rc = index_walk_open(v, query->x, k, k, &walk, message);
+        rc = index_walk_open(v, query->x, NULL, k, snapshot_poll, &s, &walk, message);
         if (rc == SQLITE_OK)
-            rc = append_hits(&s, walk, with_scores, json, message);
+            rc = append_hits(&s, walk, k, with_scores, json, message);
     }
     sqlite3_str_appendchar(json, 1, ']');
     index_walk_close(walk);

@@ -3,10 +3,10 @@
 #include <string.h>
 
 static const char *const kind_names[PLAN_KINDS] = {"scan", "lookup", "knn", "stream", "point"};
-static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector", "k",
-                                                     "id",       "rowid", "limit",  "offset"};
+static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector",
+                                                     "k",        "limit", "offset"};
 static const char *const operator_texts[PLAN_OPERATORS] = {
-    "=?",      "!=?",     "<?",      "<=?",     ">?",       ">=?",         " IS ?",
+    "=?",        "!=?",     "<?",      "<=?",     ">?",       ">=?",         " IS ?",
     " IS NOT ?", " IN (?)", " LIKE ?", " GLOB ?", " IS NULL", " IS NOT NULL"};
 
 /* SQLite's operators, and whether the collation plays a part. */
@@ -15,11 +15,16 @@ static const struct {
     unsigned char comparison;
     unsigned char collates;
 } operators[] = {
-    {SQLITE_INDEX_CONSTRAINT_EQ, PLAN_EQ, 1},        {SQLITE_INDEX_CONSTRAINT_NE, PLAN_NE, 1},
-    {SQLITE_INDEX_CONSTRAINT_LT, PLAN_LT, 1},        {SQLITE_INDEX_CONSTRAINT_LE, PLAN_LE, 1},
-    {SQLITE_INDEX_CONSTRAINT_GT, PLAN_GT, 1},        {SQLITE_INDEX_CONSTRAINT_GE, PLAN_GE, 1},
-    {SQLITE_INDEX_CONSTRAINT_IS, PLAN_IS, 1},        {SQLITE_INDEX_CONSTRAINT_ISNOT, PLAN_IS_NOT, 1},
-    {SQLITE_INDEX_CONSTRAINT_LIKE, PLAN_LIKE, 0},    {SQLITE_INDEX_CONSTRAINT_GLOB, PLAN_GLOB, 0},
+    {SQLITE_INDEX_CONSTRAINT_EQ, PLAN_EQ, 1},
+    {SQLITE_INDEX_CONSTRAINT_NE, PLAN_NE, 1},
+    {SQLITE_INDEX_CONSTRAINT_LT, PLAN_LT, 1},
+    {SQLITE_INDEX_CONSTRAINT_LE, PLAN_LE, 1},
+    {SQLITE_INDEX_CONSTRAINT_GT, PLAN_GT, 1},
+    {SQLITE_INDEX_CONSTRAINT_GE, PLAN_GE, 1},
+    {SQLITE_INDEX_CONSTRAINT_IS, PLAN_IS, 1},
+    {SQLITE_INDEX_CONSTRAINT_ISNOT, PLAN_IS_NOT, 1},
+    {SQLITE_INDEX_CONSTRAINT_LIKE, PLAN_LIKE, 0},
+    {SQLITE_INDEX_CONSTRAINT_GLOB, PLAN_GLOB, 0},
     {SQLITE_INDEX_CONSTRAINT_ISNULL, PLAN_IS_NULL, 0},
     {SQLITE_INDEX_CONSTRAINT_ISNOTNULL, PLAN_NOT_NULL, 0},
 };
@@ -45,7 +50,8 @@ typedef struct choice {
     int constraint[PLAN_VALUES];
     int terms[TERMS_MOST];
     int term_count;
-    int waits; /* a constraint on a source column cannot be had in this order */
+    int has_row; /* an id or rowid is given */
+    int waits;   /* a constraint on a source column cannot be had in this order */
 } choice;
 
 static int set_message(char **message, char *text)
@@ -65,7 +71,7 @@ static int value_of(const plan_table *t, const struct sqlite3_index_constraint *
     if (c->op == SQLITE_INDEX_CONSTRAINT_OFFSET)
         return PLAN_OFFSET;
     if (c->iColumn < 0)
-        return equal && t->has_rowid ? PLAN_ROWID : -1;
+        return -1;
     if (c->iColumn == t->vector && (equal || c->op == SQLITE_INDEX_CONSTRAINT_MATCH))
         return PLAN_VECTOR;
     if (!equal)
@@ -74,9 +80,7 @@ static int value_of(const plan_table *t, const struct sqlite3_index_constraint *
         return PLAN_NEIGHBOURS;
     if (c->iColumn == t->database)
         return PLAN_DATABASE;
-    if (c->iColumn == t->table)
-        return PLAN_TABLE;
-    return c->iColumn == t->id ? PLAN_ID : -1;
+    return c->iColumn == t->table ? PLAN_TABLE : -1;
 }
 
 /* The comparison of a constraint, -1 for those left to SQLite. */
@@ -85,7 +89,7 @@ static int operator_of(sqlite3_index_info *info, int i, int *collates)
     for (size_t j = 0; j < sizeof operators / sizeof *operators; j++) {
         if (operators[j].op == info->aConstraint[i].op) {
             *collates = operators[j].collates;
-            int is_list = operators[j].comparison== PLAN_EQ && sqlite3_vtab_in(info, i, -1);
+            int is_list = operators[j].comparison == PLAN_EQ && sqlite3_vtab_in(info, i, -1);
             return is_list ? PLAN_IN : operators[j].comparison;
         }
     }
@@ -115,56 +119,81 @@ static int refuse_value(const plan_table *t, int value, const char *why, char **
     return set_message(message, sqlite3_mprintf("%s: %s %s", t->name, value_names[value], why));
 }
 
-/* Whether SQLite would compare this id as the source's column does. */
-static int id_compares_alike(const plan_table *t, sqlite3_index_info *info, int i)
+/* An application's collation that this connection does not have: ids cannot be
+** compared, but searches need not suffer. */
+static int check_id_collation(const plan_table *t, const sqlite3_index_info *info, char **message)
 {
-    const char *collation = sqlite3_vtab_collation(info, i);
-    return collation && sqlite3_stricmp(collation, t->id_collation) == 0;
+    int compares = 0;
+    for (int i = 0; i < info->nConstraint; i++)
+        compares |= info->aConstraint[i].iColumn == t->id;
+    for (int i = 0; i < info->nOrderBy; i++)
+        compares |= info->aOrderBy[i].iColumn == t->id;
+    if (!t->id_collation_missing || !compares)
+        return SQLITE_OK;
+    return set_message(
+        message, sqlite3_mprintf("%s: no such collation sequence: %s", t->name, t->id_collation));
+}
+
+/* Whether the constraint gives the one id or rowid of a row. Rows without a rowid
+** cannot be looked up. */
+static int gives_row(const plan_table *t, sqlite3_index_info *info, int i)
+{
+    const struct sqlite3_index_constraint *c = &info->aConstraint[i];
+    if (c->op != SQLITE_INDEX_CONSTRAINT_EQ || !c->usable || sqlite3_vtab_in(info, i, -1))
+        return 0;
+    return (t->has_rowid && c->iColumn < 0) ||
+           ((t->has_rowid || t->database >= 0) && c->iColumn == t->id);
+}
+
+static int is_range(unsigned char op)
+{
+    return op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE ||
+           op == SQLITE_INDEX_CONSTRAINT_GT || op == SQLITE_INDEX_CONSTRAINT_GE;
 }
 
 /*
 ** Choose the constraints that supply values. A vector, k or argument that is
 ** there but cannot be had now means that this order of joins is none
-** (SQLITE_CONSTRAINT); an id that cannot be had is simply not used.
+** (SQLITE_CONSTRAINT).
 */
 static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *chosen,
                          char **message)
 {
     memset(chosen->constraint, -1, sizeof chosen->constraint);
-    int unusable = 0;
+    int unusable = 0, ranges = 0; /* constraints like k <= 5, which no row would pass */
     for (int i = 0; i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
         int value = value_of(t, c);
+        chosen->has_row |= gives_row(t, info, i);
+        ranges |= c->iColumn == t->neighbours && is_range(c->op);
         if (value < 0)
             continue;
         int needed = value <= PLAN_NEIGHBOURS;
-        int is_list = c->usable && value <= PLAN_ROWID && sqlite3_vtab_in(info, i, -1);
         if (!c->usable) {
             unusable |= needed;
             continue;
         }
         if (needed && i >= OMIT_HONOURED)
             return refuse_value(t, value, "must come earlier in the WHERE clause", message);
-        if (needed && is_list)
+        if (needed && sqlite3_vtab_in(info, i, -1))
             return refuse_value(t, value, "must be one value, not IN (...)", message);
         if (needed && chosen->constraint[value] >= 0)
             return refuse_value(t, value, "is given twice", message);
-        if (is_list || (value == PLAN_ID && !id_compares_alike(t, info, i)))
-            continue;
         if (chosen->constraint[value] < 0)
             chosen->constraint[value] = i;
     }
+    if (ranges && chosen->constraint[PLAN_VECTOR] >= 0)
+        return refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
     return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
 
 static plan_kind kind_of(const choice *chosen)
 {
-    int has_row = chosen->constraint[PLAN_ID] >= 0 || chosen->constraint[PLAN_ROWID] >= 0;
     if (chosen->constraint[PLAN_VECTOR] < 0)
-        return has_row ? PLAN_LOOKUP : PLAN_SCAN;
+        return chosen->has_row ? PLAN_LOOKUP : PLAN_SCAN;
     if (chosen->constraint[PLAN_NEIGHBOURS] >= 0)
         return PLAN_KNN;
-    return has_row ? PLAN_POINT : PLAN_STREAM;
+    return chosen->has_row ? PLAN_POINT : PLAN_STREAM;
 }
 
 /* Which of the values chosen the kind of plan uses. */
@@ -178,10 +207,6 @@ static int kind_uses(plan_kind kind, int value, const choice *chosen)
         return kind >= PLAN_KNN;
     case PLAN_NEIGHBOURS:
         return kind == PLAN_KNN;
-    case PLAN_ROWID:
-        return kind == PLAN_LOOKUP || kind == PLAN_POINT;
-    case PLAN_ID:
-        return (kind == PLAN_LOOKUP || kind == PLAN_POINT) && chosen->constraint[PLAN_ROWID] < 0;
     case PLAN_OFFSET:
         return kind == PLAN_STREAM && chosen->constraint[PLAN_LIMIT] >= 0;
     default:
@@ -205,9 +230,9 @@ static int is_value(plan_kind kind, const choice *chosen, int i)
 static int can_filter(plan_kind kind, int on, int comparison)
 {
     int searches = kind == PLAN_KNN || kind == PLAN_STREAM;
-    int one_of = comparison== PLAN_EQ || comparison== PLAN_IS || comparison== PLAN_IN;
+    int one_of = comparison == PLAN_EQ || comparison == PLAN_IS || comparison == PLAN_IN;
     if (on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE)
-        return searches && comparison>= PLAN_LT && comparison<= PLAN_GE;
+        return searches && comparison >= PLAN_LT && comparison <= PLAN_GE;
     if (on == PLAN_ON_ID || on == PLAN_ON_ROWID)
         return !(kind == PLAN_KNN && one_of);
     return 1;
@@ -222,20 +247,21 @@ static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
         if (!filters_on(t, c->iColumn, &on) || is_value(kind, chosen, i))
             continue;
-        int comparison= operator_of(info, i, &collates);
-        if (comparison< 0 || !can_filter(kind, on, comparison))
+        int comparison = operator_of(info, i, &collates);
+        if (comparison < 0 || !can_filter(kind, on, comparison))
             continue;
         int on_distance = on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE;
         if (kind == PLAN_KNN && !t->has_rowid && on >= 0) {
-            return set_message(message, sqlite3_mprintf(
-                                            "%s: k cannot be combined with a constraint on %s, "
-                                            "since the source has no rowid: use ORDER BY distance "
-                                            "LIMIT n instead of k",
-                                            t->name, t->columns[on].offered));
+            return set_message(
+                message, sqlite3_mprintf("%s: k cannot be combined with a constraint on %s, "
+                                         "since the source has no rowid: use ORDER BY distance "
+                                         "LIMIT n instead of k",
+                                         t->name, t->columns[on].offered));
         }
         if (!c->usable)
             chosen->waits = 1;
-        else if ((t->has_rowid || on_distance) && chosen->term_count < TERMS_MOST)
+        else if ((t->has_rowid || on_distance || (on == PLAN_ON_ID && t->database >= 0)) &&
+                 chosen->term_count < TERMS_MOST)
             chosen->terms[chosen->term_count++] = i;
     }
     return SQLITE_OK;
@@ -245,7 +271,8 @@ static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind
 
 static int is_bare_name(const char *name)
 {
-    size_t letters = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789");
+    size_t letters =
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789");
     return *name && !name[letters] && !(*name >= '0' && *name <= '9');
 }
 
@@ -272,7 +299,9 @@ static const char *collation_of(const plan_table *t, sqlite3_index_info *info, i
                                 int *omit)
 {
     const char *wanted = sqlite3_vtab_collation(info, i);
-    const char *own = on >= 0 ? t->columns[on].collation : on == PLAN_ON_ID ? t->id_collation : "BINARY";
+    const char *own = on >= 0            ? t->columns[on].collation
+                      : on == PLAN_ON_ID ? t->id_collation
+                                         : "BINARY";
     if (!wanted || sqlite3_stricmp(wanted, own) == 0)
         return NULL;
     if (on >= 0 && sqlite3_stricmp(wanted, "BINARY") == 0) {
@@ -285,18 +314,18 @@ static const char *collation_of(const plan_table *t, sqlite3_index_info *info, i
 static int encode_term(const plan_table *t, sqlite3_index_info *info, int i, int *count,
                        sqlite3_str *text, char **message)
 {
-    int on, collates, omit = 0;
+    int on = PLAN_ON_DISTANCE, collates, omit = 0;
     filters_on(t, info->aConstraint[i].iColumn, &on);
-    int comparison= operator_of(info, i, &collates);
+    int comparison = operator_of(info, i, &collates);
     const char *collation = collates ? collation_of(t, info, i, on, &omit) : NULL;
     if (omit && i >= OMIT_HONOURED) {
         return set_message(message, sqlite3_mprintf("%s: the constraint on %s must come earlier in "
                                                     "the WHERE clause",
                                                     t->name, name_of(t, on)));
     }
-    if (comparison!= PLAN_IS_NULL && comparison!= PLAN_NOT_NULL)
+    if (comparison != PLAN_IS_NULL && comparison != PLAN_NOT_NULL)
         info->aConstraintUsage[i].argvIndex = ++*count;
-    if (comparison== PLAN_IN)
+    if (comparison == PLAN_IN)
         sqlite3_vtab_in(info, i, 1);
     info->aConstraintUsage[i].omit = omit;
     sqlite3_str_appendf(text, is_bare_name(name_of(t, on)) ? "%s" : "\"%w\"", name_of(t, on));
@@ -318,7 +347,7 @@ static int encode(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
         if (i < 0 || !kind_uses(kind, value, chosen))
             continue;
         info->aConstraintUsage[i].argvIndex = ++count;
-        /* An id is compared once more by SQLite, a limit is only a hint. */
+        /* A limit is only a hint. */
         info->aConstraintUsage[i].omit = value <= PLAN_NEIGHBOURS;
         sqlite3_str_appendf(text, " %s", value_names[value]);
     }
@@ -381,11 +410,14 @@ static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind ki
 int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **message)
 {
     choice chosen = {.term_count = 0};
-    int rc = choose_values(t, info, &chosen, message);
+    int rc = check_id_collation(t, info, message);
+    if (rc == SQLITE_OK)
+        rc = choose_values(t, info, &chosen, message);
     if (rc != SQLITE_OK)
         return rc;
     if (chosen.constraint[PLAN_NEIGHBOURS] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
-        return refuse_value(t, PLAN_NEIGHBOURS, "needs a vector: add embedding MATCH ...", message);
+        return set_message(message, sqlite3_mprintf("%s: k needs a vector: add %s MATCH ...",
+                                                    t->name, t->embedding));
     if (t->database >= 0 &&
         (chosen.constraint[PLAN_DATABASE] < 0 || chosen.constraint[PLAN_TABLE] < 0 ||
          chosen.constraint[PLAN_VECTOR] < 0)) {
@@ -461,15 +493,15 @@ static int read_term(const plan_table *t, char **text, int *read, plan_term *ter
     if (term->on < PLAN_ON_DISTANCE)
         return SQLITE_CORRUPT;
     **text = ended;
-    int comparison= 0;
-    while (comparison< PLAN_OPERATORS &&
+    int comparison = 0;
+    while (comparison < PLAN_OPERATORS &&
            strncmp(*text, operator_texts[comparison], strlen(operator_texts[comparison])) != 0)
         comparison++;
-    if (comparison== PLAN_OPERATORS)
+    if (comparison == PLAN_OPERATORS)
         return SQLITE_CORRUPT;
     *text += strlen(operator_texts[comparison]);
     term->comparison = (plan_operator)comparison;
-    term->at = comparison== PLAN_IS_NULL || comparison== PLAN_NOT_NULL ? -1 : (*read)++;
+    term->at = comparison == PLAN_IS_NULL || comparison == PLAN_NOT_NULL ? -1 : (*read)++;
     term->collation = NULL;
     static const char collate[] = " COLLATE ";
     if (strncmp(*text, collate, strlen(collate)) == 0) {

@@ -9,10 +9,10 @@
 **
 **   kind     values                   rows
 **   scan                              those indexed, in source order, no scores
-**   lookup   id | rowid               those with this id or rowid, no scores
+**   lookup                            those with an id or rowid, no scores
 **   knn      vector k                 the k nearest
 **   stream   vector [limit [offset]]  all, nearest first, as far as they are read
-**   point    vector id | rowid        those with this id or rowid, scored
+**   point    vector                   those with an id or rowid, scored
 **
 ** The table-valued function has its values `database` and `table` before these.
 ** EXPLAIN QUERY PLAN shows both, as
@@ -31,12 +31,10 @@ typedef enum plan_value {
     PLAN_TABLE,
     PLAN_VECTOR,
     PLAN_NEIGHBOURS, /* k */
-    PLAN_ID,
-    PLAN_ROWID,
     PLAN_LIMIT,
     PLAN_OFFSET
 } plan_value;
-enum { PLAN_VALUES = 8 };
+enum { PLAN_VALUES = 6 };
 
 /* How a constraint compares; the order is that of its SQL texts in plan.c. */
 typedef enum plan_operator {
@@ -94,7 +92,8 @@ typedef struct plan_table {
     int metric_known;      /* the order of `score` can be told */
     vector_metric metric;
     sqlite3_int64 rows; /* an estimate */
-    const char *id_collation;
+    const char *id_affinity, *id_collation;
+    int id_collation_missing;   /* this connection has no such collation */
     const plan_column *columns; /* of the source */
     int column_count;
     int first_column; /* the number of the first of these */

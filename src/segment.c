@@ -96,21 +96,44 @@ int segment_capacity(int dimension)
 
 int segment_rows_open(segment_rows *rows, int dimension, int kept_values)
 {
-    *rows = (segment_rows){.dimension = dimension, .kept_values = kept_values};
-    rows->capacity = segment_capacity(dimension);
-    size_t capacity = (size_t)rows->capacity;
-    rows->vectors = sqlite3_malloc64(capacity * (size_t)dimension * sizeof *rows->vectors);
-    rows->keys = sqlite3_malloc64(capacity * sizeof *rows->keys);
-    rows->hashes = sqlite3_malloc64(capacity * sizeof *rows->hashes);
-    if (rows->vectors && rows->keys && rows->hashes)
+    *rows = (segment_rows){.dimension = dimension,
+                           .kept_values = kept_values,
+                           .capacity = segment_capacity(dimension)};
+    return SQLITE_OK;
+}
+
+/* Make room for `more` rows, doubling it on the way to a full segment. */
+static int segment_rows_reserve(segment_rows *rows, int more)
+{
+    int room = rows->room ? rows->room : SEGMENT_MIN_ROWS;
+    if (rows->count + more <= rows->room)
         return SQLITE_OK;
-    segment_rows_close(rows);
-    return SQLITE_NOMEM;
+    while (room < rows->count + more)
+        room *= 2;
+    if (room > rows->capacity)
+        room = rows->capacity;
+    size_t n = (size_t)room;
+    float *vectors =
+        sqlite3_realloc64(rows->vectors, n * (size_t)rows->dimension * sizeof *rows->vectors);
+    if (vectors)
+        rows->vectors = vectors;
+    int64_t *keys = sqlite3_realloc64(rows->keys, n * sizeof *rows->keys);
+    if (keys)
+        rows->keys = keys;
+    uint64_t *hashes = sqlite3_realloc64(rows->hashes, n * sizeof *rows->hashes);
+    if (hashes)
+        rows->hashes = hashes;
+    if (!vectors || !keys || !hashes)
+        return SQLITE_NOMEM;
+    rows->room = room;
+    return SQLITE_OK;
 }
 
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
                         uint64_t hash, const row_value *values)
 {
+    if (segment_rows_reserve(rows, 1) != SQLITE_OK)
+        return SQLITE_NOMEM;
     float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
     memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
     if (vector_first_nonfinite(stored, rows->dimension) >= 0)
@@ -129,6 +152,8 @@ int segment_rows_append(segment_rows *rows, const void *embedding, int normalize
 
 int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 {
+    if (segment_rows_reserve(rows, count) != SQLITE_OK)
+        return SQLITE_NOMEM;
     for (int i = 0; i < rows->kept_values * count; i++) {
         row_value value = value_list_get(&s->values, i);
         if (value_list_append(&rows->values, &value) != SQLITE_OK)
@@ -310,7 +335,8 @@ int segment_scores(const segment *s, const float *query, const int64_t *slots, i
         int n = count - begin < PIECE ? count - begin : PIECE;
         for (int i = 0; i < n; i++)
             labels[i] = slots ? slots[begin + i] : begin + i;
-        code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
+        code =
+            faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
     }
     restore_threads(threads);
     return code == 0 ? SQLITE_OK : faiss_failure(code, message);

@@ -26,7 +26,8 @@ typedef struct segment segment;
 /* Rows gathered for a segment to be. */
 typedef struct segment_rows {
     int dimension;
-    int capacity; /* rows that fit: segment_capacity(dimension) */
+    int capacity; /* rows of a full segment: segment_capacity(dimension) */
+    int room;     /* rows that fit now */
     int count;
     float *vectors;   /* capacity × dimension, as the metric stores them */
     int64_t *keys;    /* rowid of each row; its ordinal where rows have no rowid */
@@ -39,7 +40,7 @@ typedef struct segment_rows {
 /* Rows of this dimension that make a full segment. */
 int segment_capacity(int dimension);
 
-/* Make room for one segment's rows. SQLITE_OK or SQLITE_NOMEM. */
+/* Begin without rows; room is made as they come. SQLITE_OK. */
 int segment_rows_open(segment_rows *rows, int dimension, int kept_values);
 
 /* Append one row; the caller has checked that count < capacity. `embedding` is

@@ -71,11 +71,12 @@ struct index_walk {
     walk_check *check;
     void *check_argument;
     index_hit *hits;
-    int64_t hit_count; /* rows that the first search found */
-    /* The rows to give as a heap with the nearest on top in ranked[0..left-1];
-    ** rows taken from it stand behind, the i-th at ranked[count - 1 - i]. NULL
-    ** before it is needed. */
+    int64_t hit_count; /* the nearest rows, in order */
+    /* All rows with their scores; NULL before they are needed. Once it is a heap,
+    ** the nearest is on top in ranked[0..left-1], and rows taken from it stand
+    ** behind, the i-th at ranked[count - 1 - i]. */
     ranked_row *ranked;
+    int is_heap;
     int64_t count, left; /* rows of the walk; those still in the heap */
 };
 
@@ -114,7 +115,8 @@ static int search_segment(index_walk *w, int s, int k, segment_answer *answer, c
     index_version *v = w->version;
     float scores[SEARCH_MAX_K + 1];
     int64_t slots[SEARCH_MAX_K + 1];
-    int rc = segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
+    int rc =
+        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
     if (rc != SQLITE_OK)
         return rc;
     for (int i = 0; i < answer->found; i++) {
@@ -171,8 +173,7 @@ static void heap_sink(index_walk *w, int64_t i)
         int64_t child = 2 * i + 1;
         if (child >= w->left)
             break;
-        if (child + 1 < w->left &&
-            ranked_before(metric, &w->ranked[child + 1], &w->ranked[child]))
+        if (child + 1 < w->left && ranked_before(metric, &w->ranked[child + 1], &w->ranked[child]))
             child++;
         if (!ranked_before(metric, &w->ranked[child], &moved))
             break;
@@ -193,6 +194,13 @@ static int slots_in_set(const index_version *v, int s, const row_set *set, int64
     return count;
 }
 
+/* Pick a row out if it is one of the nearest so far. */
+static void pick(index_walk *w, float score, int s, int slot)
+{
+    index_hit hit = {score, s, slot, index_key(w->version, s, slot)};
+    hits_insert(w, SEARCH_MAX_K, &hit);
+}
+
 /* Score the rows of segment `s` that are in the set, and append them. */
 static int rank_segment(index_walk *w, int s, const row_set *set, int64_t *slots, float *scores,
                         char **message)
@@ -200,15 +208,20 @@ static int rank_segment(index_walk *w, int s, const row_set *set, int64_t *slots
     const index_version *v = w->version;
     int count = set ? slots_in_set(v, s, set, slots) : segment_count(v->segments[s]);
     int rc = segment_scores(v->segments[s], w->query, set ? slots : NULL, count, scores, message);
+    /* Most rows are farther than the farthest picked: one comparison tells. */
     for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-        int64_t slot = set ? slots[i] : i;
+        int slot = set ? (int)slots[i] : i;
         w->ranked[w->left++] = (ranked_row){scores[i], (uint32_t)(v->starts[s] + slot)};
+        if (w->hits && (w->hit_count < SEARCH_MAX_K ||
+                        walk_rank_of(v->metric, scores[i]) <=
+                            walk_rank_of(v->metric, w->hits[SEARCH_MAX_K - 1].score)))
+            pick(w, scores[i], s, slot);
     }
     return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
 }
 
-/* Score every row of the walk and make the heap. */
-static int walk_rank(index_walk *w, const row_set *set, char **message)
+/* Score every row of the walk; pick out the nearest, unless they are known. */
+static int walk_score(index_walk *w, const row_set *set, char **message)
 {
     const index_version *v = w->version;
     int largest = 1;
@@ -218,21 +231,34 @@ static int walk_rank(index_walk *w, const row_set *set, char **message)
     }
     float *scores = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *scores);
     int64_t *slots = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *slots);
-    w->ranked = sqlite3_malloc64((w->count + 1) * sizeof *w->ranked);
-    int rc = scores && slots && w->ranked ? SQLITE_OK : SQLITE_NOMEM;
+    int picks = w->hit_count == 0;
+    if (picks)
+        w->hits = sqlite3_realloc64(w->hits, SEARCH_MAX_K * sizeof *w->hits);
+    index_hit *known = w->hits;
+    if (!picks)
+        w->hits = NULL; /* they stay as they are */
+    w->ranked = sqlite3_malloc64((sqlite3_uint64)(w->count + 1) * sizeof *w->ranked);
+    int rc = scores && slots && w->ranked && known ? SQLITE_OK : SQLITE_NOMEM;
     w->left = 0;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
         rc = rank_segment(w, s, set, slots, scores, message);
+    w->hits = known;
     sqlite3_free(scores);
     sqlite3_free(slots);
     if (rc != SQLITE_OK) {
         sqlite3_free(w->ranked);
         w->ranked = NULL;
-        return rc;
+        w->hit_count = picks ? 0 : w->hit_count;
     }
+    return rc;
+}
+
+/* Make the scored rows a heap. */
+static void walk_heapify(index_walk *w)
+{
     for (int64_t i = w->left / 2 - 1; i >= 0; i--)
         heap_sink(w, i);
-    return SQLITE_OK;
+    w->is_heap = 1;
 }
 
 /* Move the nearest row left behind the heap. */
@@ -274,7 +300,7 @@ int index_walk_open(index_version *v, const float *query, const row_set *set, in
     if (depth > w->count)
         depth = w->count;
     if (rc == SQLITE_OK && set)
-        rc = walk_rank(w, set, message);
+        rc = walk_score(w, set, message);
     else if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
         rc = walk_search(w, (int)depth, message);
     if (rc != SQLITE_OK) {
@@ -294,10 +320,13 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
         return SQLITE_ROW;
     }
     if (!w->ranked) {
-        int rc = walk_rank(w, NULL, message);
+        int rc = walk_score(w, NULL, message);
         if (rc != SQLITE_OK)
             return rc;
+        return index_walk_at(w, i, hit, message); /* it may be among those picked out */
     }
+    if (!w->is_heap)
+        walk_heapify(w);
     while (w->count - w->left <= i)
         walk_take(w);
     const ranked_row *ranked = &w->ranked[w->count - 1 - i];

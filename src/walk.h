@@ -26,17 +26,20 @@ typedef struct index_hit {
 } index_hit;
 
 /*
-** It holds a reference to its version. Over all rows, the first come from a
-** search for `depth` rows; beyond that, and for a set from the start, scores are
-** computed once and put in order as far as they are asked for: reading all n
-** rows costs two scans and one heap sort.
+** It holds a reference to its version. Where it is known that few rows will be
+** asked for (`depth`), they come from a search by FAISS. Otherwise, and beyond
+** that, every row is scored once; the nearest are picked out on the way, and the
+** rest is put in order as far as it is asked for. Reading all n rows costs two
+** scans at most, and one heap sort.
 */
 typedef struct index_walk index_walk;
 
-/* Begin a walk. `query` has the version's dimension and is copied, normalized for
+/* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
+** cannot tell). `query` has the version's dimension and is copied, normalized for
 ** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL; it
 ** is called about every 4 MB of vectors and ends the search by returning other
 ** than SQLITE_OK. */
+enum { WALK_UNKNOWN = -1 };
 typedef int walk_check(void *argument, char **message);
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
                     walk_check *check, void *argument, index_walk **out, char **message);

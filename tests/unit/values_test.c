@@ -1,4 +1,4 @@
-/* The packed list of ids. */
+/* SQL values, packed and described. */
 #include "unit.h"
 
 #include <string.h>
