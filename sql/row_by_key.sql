@@ -1,2 +1,2 @@
--- One row found by a search, by the name of the rowid that no column hides.
-SELECT {key}, {id}, {embedding} FROM {source} AS s WHERE {key} = ?1
+-- One row found by a search, without its embedding, which may fill pages of its own.
+SELECT {key}, {id}, NULL{columns} FROM {source} AS s WHERE {key} = ?1

@@ -37,6 +37,14 @@ int definition_equal(const definition *a, const definition *b)
            a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension;
 }
 
+/* Whether a tracked source serves a definition: the columns that it reads matter
+** only where they are kept in memory. */
+static int tracks(const tracked_source *t, const definition *d)
+{
+    int keeps = !t->resolved || !t->source.rowid;
+    return definition_equal(&t->asked, d) && (!keeps || t->asked.reads_columns == d->reads_columns);
+}
+
 void definition_clear(definition *d)
 {
     sqlite3_free(d->schema);
@@ -59,6 +67,14 @@ static void tracked_free(tracked_source *t)
     sqlite3_free(t);
 }
 
+static void forget(connection *c, tracked_source **link)
+{
+    tracked_source *t = *link;
+    *link = t->next;
+    tracked_free(t);
+    c->source_count--;
+}
+
 /* Forget the last in the list that nobody uses. */
 static void forget_oldest(connection *c)
 {
@@ -67,18 +83,14 @@ static void forget_oldest(connection *c)
         if ((*link)->users == 0)
             oldest = link;
     }
-    if (!oldest)
-        return;
-    tracked_source *t = *oldest;
-    *oldest = t->next;
-    tracked_free(t);
-    c->source_count--;
+    if (oldest)
+        forget(c, oldest);
 }
 
 tracked_source *connection_track(connection *c, const definition *d)
 {
     tracked_source **link = &c->sources;
-    while (*link && !definition_equal(&(*link)->asked, d))
+    while (*link && !tracks(*link, d))
         link = &(*link)->next;
     tracked_source *t = *link;
     if (t) {
@@ -100,6 +112,23 @@ tracked_source *connection_track(connection *c, const definition *d)
     c->sources = t;
     t->users++;
     return t;
+}
+
+int connection_is_tracked(const connection *c, const definition *d)
+{
+    const tracked_source *t = c->sources;
+    while (t && !tracks(t, d))
+        t = t->next;
+    return t != NULL;
+}
+
+void connection_forget(connection *c, const definition *d)
+{
+    tracked_source **link = &c->sources;
+    while (*link && !(tracks(*link, d) && (*link)->users == 0))
+        link = &(*link)->next;
+    if (*link)
+        forget(c, link);
 }
 
 void connection_untrack(tracked_source *t)
@@ -141,7 +170,14 @@ static uint64_t immutable_stamp(const char *path)
     if (stat(path, &file) != 0)
         return 0;
     uint64_t when = (uint64_t)file.st_mtim.tv_sec * 1000000000u + (uint64_t)file.st_mtim.tv_nsec;
-    return index_row_hash((int64_t)when, NULL, &file.st_size, sizeof file.st_size) | 1;
+    return index_row_hash((int64_t)when, NULL, 0, &file.st_size, sizeof file.st_size) | 1;
+}
+
+int tracked_kept_values(const tracked_source *t)
+{
+    if (t->source.rowid)
+        return 0;
+    return t->asked.reads_columns ? 1 + t->source.column_count : 1;
 }
 
 int connection_join_registry(connection *c, tracked_source *t)
@@ -152,7 +188,8 @@ int connection_join_registry(connection *c, tracked_source *t)
                         .embedding = t->source.embedding,
                         .metric = t->asked.metric,
                         .strict = t->asked.strict,
-                        .dimension = t->asked.dimension};
+                        .dimension = t->asked.dimension,
+                        .kept_values = tracked_kept_values(t)};
     t->is_file = connection_identify(c, t->source.schema, &key.database);
     t->is_immutable = t->is_file && sqlite3_uri_boolean(path, "immutable", 0);
     t->file_stamp = t->is_immutable ? immutable_stamp(path) : 0;

@@ -14,8 +14,9 @@ typedef struct definition {
     char *schema, *table;
     char *id, *embedding; /* columns, NULL for the defaults */
     vector_metric metric;
-    int strict;    /* a malformed row is an error; otherwise it is left out */
-    int dimension; /* demanded of the rows; 0: that of the first row */
+    int strict;        /* a malformed row is an error; otherwise it is left out */
+    int dimension;     /* demanded of the rows; 0: that of the first row */
+    int reads_columns; /* other columns are read too: they are kept where rows have no rowid */
 } definition;
 
 int definition_copy(definition *to, const definition *from);
@@ -73,12 +74,23 @@ void connection_release(void *c); /* also SQLite's destructor for user data */
 tracked_source *connection_track(connection *c, const definition *d);
 void connection_untrack(tracked_source *t);
 
+/* Whether there is a record of the source already. */
+int connection_is_tracked(const connection *c, const definition *d);
+
 /* Finalize every watch: what was read so far is compared before it is used
 ** again. */
 void connection_drop_watches(connection *c);
 
+/* How many values an index over the source keeps with each row: none where the
+** source can be asked by rowid, else the id, and the other columns where they are
+** read. */
+int tracked_kept_values(const tracked_source *t);
+
 /* Join the registry's entry for the source as resolved now. */
 int connection_join_registry(connection *c, tracked_source *t);
+
+/* Forget what was read of a source, if nobody uses it now. */
+void connection_forget(connection *c, const definition *d);
 
 /* The faiss table of that name, NULL if this connection has none open. */
 const definition *connection_find_table(const connection *c, const char *schema, const char *name);

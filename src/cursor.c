@@ -1,35 +1,40 @@
 #include "cursor.h"
 
+#include <math.h>
 #include <string.h>
 
-#include "snapshot.h"
+#include "search.h"
 
-enum { STREAM_DEPTH = 32 /* rows sought at first where no LIMIT says better */ };
+/* Where the rows of a cursor come from. */
+typedef enum row_origin {
+    FROM_SEARCH, /* knn, stream */
+    FROM_INDEX,  /* scan, where rows have no rowid */
+    FROM_SOURCE  /* a statement on the source: scan, lookup, point */
+} row_origin;
 
 /*
 ** A cursor sees one snapshot from its first xFilter to xClose, that is, for the
 ** whole statement, however often it is filtered again.
 **
-** Its rows come from a walk over the index (knn, stream) or from a statement on
-** the source (scan, lookup, point). Where rows have no rowid, the number of a row
-** in the index stands for it, so that every plan must take rows from the index:
-** a scan reads it in order, and look-ups become scans, a point a stream, whose
-** rows SQLite filters.
+** Where rows have no rowid, the number of a row in the index stands for it, so
+** that every plan must take its rows from the index: look-ups become scans and
+** points streams, whose rows SQLite filters.
 */
 typedef struct faiss_cursor {
     sqlite3_vtab_cursor base;
     snapshot snapshot;
     definition definition; /* of the function's arguments in `snapshot` */
+    char *columns;         /* of a source_query: the table's source columns, in order */
     plan plan;
-    vector query;
-    sqlite3_int64 neighbours, depth; /* of the walk */
-    index_walk *walk;
-    int from_index; /* the row is `hit`; otherwise the one that `rows` stands on */
-    index_hit hit;
-    sqlite3_stmt *rows;
-    scorer *scorer; /* of point plans */
+    row_origin origin;
+    sqlite3_int64 neighbours; /* rows to give at most, -1 for all */
+    sqlite3_value **bounds;   /* the value of each term on score or distance, else NULL */
+    search search;
+    index_hit hit;      /* the row of a search or of the index */
+    sqlite3_stmt *rows; /* the row of the source */
+    scorer *scorer;     /* of point plans */
     float score;
-    sqlite3_int64 position; /* rows given so far */
+    sqlite3_int64 given; /* rows so far */
     int at_end;
 } faiss_cursor;
 
@@ -38,14 +43,9 @@ static faiss_table *table_of(const faiss_cursor *c)
     return (faiss_table *)c->base.pVtab;
 }
 
-static int reads_index(const faiss_cursor *c)
-{
-    return c->plan.kind == PLAN_KNN || c->plan.kind == PLAN_STREAM;
-}
-
 static int is_scored(const faiss_cursor *c)
 {
-    return reads_index(c) || c->plan.kind == PLAN_POINT;
+    return c->plan.kind == PLAN_KNN || c->plan.kind == PLAN_STREAM || c->plan.kind == PLAN_POINT;
 }
 
 int cursor_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
@@ -60,71 +60,134 @@ int cursor_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
     return SQLITE_OK;
 }
 
-/* Forget the rows of the last xFilter, but not the snapshot. */
-static void cursor_reset(faiss_cursor *c)
+/* Forget the plan of the last xFilter. */
+static void forget_plan(faiss_cursor *c)
 {
-    index_walk_close(c->walk);
-    c->walk = NULL;
+    for (int i = 0; c->bounds && i < c->plan.term_count; i++)
+        sqlite3_value_free(c->bounds[i]);
+    sqlite3_free(c->bounds);
+    c->bounds = NULL;
+    plan_clear(&c->plan);
     scorer_close(c->scorer);
     c->scorer = NULL;
     sqlite3_finalize(c->rows);
     c->rows = NULL;
-    vector_clear(&c->query);
+}
+
+static void close_snapshot(faiss_cursor *c)
+{
+    search_close(&c->search);
+    snapshot_close(&c->snapshot);
+    sqlite3_free(c->columns);
+    c->columns = NULL;
 }
 
 int cursor_close(sqlite3_vtab_cursor *base)
 {
     faiss_cursor *c = (faiss_cursor *)base;
-    cursor_reset(c);
-    snapshot_close(&c->snapshot);
+    forget_plan(c);
+    close_snapshot(c);
     definition_clear(&c->definition);
     sqlite3_free(c);
     return SQLITE_OK;
+}
+
+/* ---- bounds on score and distance ---- */
+
+typedef enum bound_state { WITHIN, BEFORE, BEYOND } bound_state;
+
+static int holds(plan_operator comparison, double x, double bound)
+{
+    switch (comparison) {
+    case PLAN_LT:
+        return x < bound;
+    case PLAN_LE:
+        return x <= bound;
+    case PLAN_GT:
+        return x > bound;
+    default:
+        return x >= bound;
+    }
+}
+
+/* Where the row lies by one term. Along a search distances grow, and so do the
+** scores of l2; the others fall: a bound that such a row misses on the far side
+** is missed by all that follow. */
+static bound_state bound_of(const faiss_cursor *c, const plan_term *term, sqlite3_value *value)
+{
+    int type = value ? sqlite3_value_type(value) : SQLITE_NULL;
+    if (!value || (type != SQLITE_INTEGER && type != SQLITE_FLOAT))
+        return WITHIN; /* SQLite decides */
+    vector_metric metric = c->snapshot.tracked->asked.metric;
+    int on_distance = term->on == PLAN_ON_DISTANCE;
+    double x = on_distance ? vector_distance(metric, c->score) : c->score;
+    if (holds(term->comparison, x, sqlite3_value_double(value)))
+        return WITHIN;
+    int grows = on_distance || metric == METRIC_KIND_L2;
+    int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
+    return grows == from_above ? BEYOND : BEFORE;
+}
+
+static bound_state within_bounds(const faiss_cursor *c)
+{
+    bound_state worst = WITHIN;
+    for (int i = 0; i < c->plan.term_count; i++) {
+        bound_state each = bound_of(c, &c->plan.terms[i], c->bounds[i]);
+        if (each > worst)
+            worst = each;
+    }
+    return worst;
 }
 
 /* ---- rows ---- */
 
 static int bad_point(faiss_cursor *c, char *found, char **message)
 {
-    id_value id = id_from_value(sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
+    row_value id = value_from_sql(sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
     char expected[64];
-    sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d finite float32",
+    sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)",
+                     scorer_dimension(c->scorer) * VECTOR_COMPONENT_BYTES,
                      scorer_dimension(c->scorer));
     return source_bad_row(c->snapshot.source, sqlite3_column_int64(c->rows, SOURCE_COLUMN_KEY), &id,
                           found, expected, message);
+}
+
+/* A row that does not fit the query: is the query wrong, or the row? */
+static int check_point_query(faiss_cursor *c, char **message)
+{
+    index_version *v;
+    int rc = snapshot_index(&c->snapshot, &v, message);
+    return rc == SQLITE_OK
+               ? snapshot_begin_search(&c->snapshot, scorer_dimension(c->scorer), message)
+               : rc;
 }
 
 /* Score the row that the statement stands on. SQLITE_DONE for a row to skip. */
 static int score_point(faiss_cursor *c, char **message)
 {
     sqlite3_value *value = sqlite3_column_value(c->rows, SOURCE_COLUMN_EMBEDDING);
-    int strict = c->snapshot.tracked->asked.strict;
+    int type = sqlite3_value_type(value), bytes = sqlite3_value_bytes(value);
+    int fits = type == SQLITE_BLOB && bytes == scorer_dimension(c->scorer) * VECTOR_COMPONENT_BYTES;
     vector v = {0};
     char *why = NULL;
-    int rc = sqlite3_value_type(value) == SQLITE_BLOB ? vector_from_value(value, &v, &why)
-                                                      : SQLITE_ERROR;
+    int rc = fits ? vector_from_value(value, &v, &why) : SQLITE_MISMATCH;
+    int is_finite = rc == SQLITE_OK;
     sqlite3_free(why);
-    if (rc == SQLITE_NOMEM)
-        return rc;
-    if (rc != SQLITE_OK || v.dimension != scorer_dimension(c->scorer)) {
-        rc = SQLITE_DONE;
-        if (strict) {
-            rc = bad_point(
-                c,
-                v.x && v.dimension == scorer_dimension(c->scorer)
-                    ? sqlite3_mprintf("NaN or infinity")
-                    : source_describe_value(sqlite3_value_type(value), sqlite3_value_bytes(value)),
-                message);
-        }
-    } else {
+    if (rc == SQLITE_OK)
         rc = scorer_score(c->scorer, v.x, &c->score, message);
-    }
+    else if (rc == SQLITE_MISMATCH)
+        rc = check_point_query(c, message);
     vector_clear(&v);
-    return rc;
+    if (is_finite || (rc != SQLITE_OK && (!fits || rc == SQLITE_NOMEM)))
+        return rc;
+    if (!c->snapshot.tracked->asked.strict)
+        return SQLITE_DONE;
+    char *found = fits ? sqlite3_mprintf("NaN or infinity") : source_describe_value(type, bytes);
+    return bad_point(c, found, message);
 }
 
 /* Move to the next row of the statement. */
-static int advance_statement(faiss_cursor *c, char **message)
+static int advance_source(faiss_cursor *c, char **message)
 {
     for (;;) {
         int rc = snapshot_step(&c->snapshot, c->rows);
@@ -142,23 +205,29 @@ static int advance_statement(faiss_cursor *c, char **message)
     }
 }
 
-static int advance_walk(faiss_cursor *c, char **message)
+/* Move to the next row of the search that is within the bounds. */
+static int advance_search(faiss_cursor *c, char **message)
 {
-    int rc = index_walk_at(c->walk, c->position, &c->hit, message);
-    if (rc == SQLITE_DONE) {
-        c->at_end = 1;
-        return SQLITE_OK;
+    bound_state state = BEFORE;
+    if (c->given == c->neighbours)
+        state = BEYOND;
+    while (state == BEFORE) {
+        int rc = search_next(&c->search, &c->hit, message);
+        if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+            return rc;
+        c->score = c->hit.score;
+        state = rc == SQLITE_DONE ? BEYOND : within_bounds(c);
     }
-    c->score = c->hit.score;
-    return rc == SQLITE_ROW ? SQLITE_OK : rc;
+    c->at_end = state == BEYOND;
+    return SQLITE_OK;
 }
 
 /* Move to the next row of the index in its own order. */
 static int advance_index(faiss_cursor *c)
 {
     const index_version *v = c->snapshot.version;
-    if (c->position < v->rows)
-        c->hit = index_row(v, c->position);
+    if (c->given < v->rows)
+        c->hit = index_row(v, c->given);
     else
         c->at_end = 1;
     return SQLITE_OK;
@@ -166,18 +235,17 @@ static int advance_index(faiss_cursor *c)
 
 static int advance(faiss_cursor *c, char **message)
 {
-    int rc = c->walk         ? advance_walk(c, message)
-             : c->from_index ? advance_index(c)
-                             : advance_statement(c, message);
-    c->position++;
+    int rc = c->origin == FROM_SEARCH  ? advance_search(c, message)
+             : c->origin == FROM_INDEX ? advance_index(c)
+                                       : advance_source(c, message);
+    c->given++;
     return rc;
 }
 
 int cursor_next(sqlite3_vtab_cursor *base)
 {
-    faiss_cursor *c = (faiss_cursor *)base;
     char *message = NULL;
-    int rc = advance(c, &message);
+    int rc = advance((faiss_cursor *)base, &message);
     return table_failure(base->pVtab, rc, message);
 }
 
@@ -191,18 +259,6 @@ int cursor_eof(sqlite3_vtab_cursor *base)
 static sqlite3_value *value_at(const faiss_cursor *c, sqlite3_value **argv, plan_value which)
 {
     return c->plan.at[which] >= 0 ? argv[c->plan.at[which]] : NULL;
-}
-
-/* A NULL among these gives no rows. */
-static int has_null(const faiss_cursor *c, sqlite3_value **argv)
-{
-    static const plan_value values[] = {PLAN_VECTOR, PLAN_NEIGHBOURS, PLAN_ID, PLAN_ROWID};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-        sqlite3_value *value = value_at(c, argv, values[i]);
-        if (value && sqlite3_value_type(value) == SQLITE_NULL)
-            return 1;
-    }
-    return 0;
 }
 
 /* The definition that the function's arguments give; the snapshot of another
@@ -219,13 +275,28 @@ static int define_by_arguments(faiss_cursor *c, sqlite3_value **argv, char **mes
     int rc = snapshot_define(table_of(c)->connection, database, table, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
-    if (c->snapshot.tracked && !definition_equal(&fresh, &c->definition)) {
-        cursor_reset(c);
-        snapshot_close(&c->snapshot);
-    }
+    if (c->snapshot.tracked && !definition_equal(&fresh, &c->definition))
+        close_snapshot(c);
     definition_clear(&c->definition);
     c->definition = fresh;
     return SQLITE_OK;
+}
+
+/* The columns to select. One that is gone from the source since the table was
+** made reads as NULL, until somebody asks for it. */
+static int select_columns(faiss_cursor *c)
+{
+    const plan_table *p = &table_of(c)->plan;
+    sqlite3_str *sql = sqlite3_str_new(NULL);
+    for (int i = 0; i < p->column_count; i++) {
+        if (source_find_column(c->snapshot.source, p->columns[i].name) >= 0)
+            sqlite3_str_appendf(sql, ", s.\"%w\"", p->columns[i].name);
+        else
+            sqlite3_str_appendall(sql, ", NULL");
+    }
+    c->columns = sqlite3_str_finish(sql);
+    c->snapshot.columns = c->columns;
+    return c->columns || p->column_count == 0 ? SQLITE_OK : SQLITE_NOMEM;
 }
 
 static int open_snapshot(faiss_cursor *c, sqlite3_value **argv, char **message)
@@ -238,30 +309,66 @@ static int open_snapshot(faiss_cursor *c, sqlite3_value **argv, char **message)
             return rc;
         d = &c->definition;
     }
-    return c->snapshot.tracked ? SQLITE_OK : snapshot_open(t->connection, d, &c->snapshot, message);
+    if (c->snapshot.tracked)
+        return SQLITE_OK;
+    int rc = snapshot_open(t->connection, d, &c->snapshot, message);
+    return rc == SQLITE_OK ? select_columns(c) : rc;
 }
 
-/* How many rows to seek at first: those that LIMIT will take. */
+/* How many rows will be read, as far as one can tell. */
 static sqlite3_int64 first_depth(const faiss_cursor *c, sqlite3_value **argv)
 {
     sqlite3_value *limit = value_at(c, argv, PLAN_LIMIT);
     sqlite3_value *offset = value_at(c, argv, PLAN_OFFSET);
+    if (c->neighbours >= 0)
+        return c->neighbours;
     if (!limit || sqlite3_value_int64(limit) < 0)
-        return STREAM_DEPTH;
+        return WALK_UNKNOWN;
     sqlite3_int64 depth = sqlite3_value_int64(limit);
     sqlite3_int64 skipped = offset ? sqlite3_value_int64(offset) : 0;
     return skipped > 0 && depth < INT64_MAX - skipped ? depth + skipped : depth;
 }
 
-/* Begin the walk, or go back to its first row where the question is the same. */
-static int filter_index(faiss_cursor *c, vector *query, sqlite3_int64 neighbours,
-                        sqlite3_int64 depth, char **message)
+/* Keep the values of the terms on score and distance. */
+static int keep_bounds(faiss_cursor *c, sqlite3_value **argv)
 {
-    size_t bytes = (size_t)query->dimension * sizeof *query->x;
-    if (c->walk && c->query.dimension == query->dimension && c->neighbours == neighbours &&
-        c->depth == depth && memcmp(c->query.x, query->x, bytes) == 0)
+    size_t bytes = ((size_t)c->plan.term_count + 1) * sizeof *c->bounds;
+    c->bounds = sqlite3_malloc64(bytes);
+    if (!c->bounds)
+        return SQLITE_NOMEM;
+    memset(c->bounds, 0, bytes);
+    for (int i = 0; i < c->plan.term_count; i++) {
+        const plan_term *term = &c->plan.terms[i];
+        if (term->on != PLAN_ON_SCORE && term->on != PLAN_ON_DISTANCE)
+            continue;
+        c->bounds[i] = sqlite3_value_dup(argv[term->at]);
+        if (!c->bounds[i])
+            return SQLITE_NOMEM;
+    }
+    return SQLITE_OK;
+}
+
+/* The filter of the plan's terms; nothing where rows have no rowid to ask for. */
+static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char **message)
+{
+    const source *s = c->snapshot.source;
+    *out = (filter){0};
+    if (!s->rowid)
         return SQLITE_OK;
-    cursor_reset(c);
+    char *rowid = sqlite3_mprintf("s.%s", s->rowid);
+    char *id = s->id ? sqlite3_mprintf("s.\"%w\"", s->id) : sqlite3_mprintf("s.%s", s->rowid);
+    int most = sqlite3_limit(c->snapshot.connection->db, SQLITE_LIMIT_VARIABLE_NUMBER, -1) / 2;
+    int rc = rowid && id
+                 ? filter_open(&c->plan, &table_of(c)->plan, rowid, id, most, argv, out, message)
+                 : SQLITE_NOMEM;
+    sqlite3_free(rowid);
+    sqlite3_free(id);
+    return rc;
+}
+
+static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, filter *f,
+                         char **message)
+{
     index_version *v;
     int rc = snapshot_index(&c->snapshot, &v, message);
     if (rc == SQLITE_OK)
@@ -273,62 +380,77 @@ static int filter_index(faiss_cursor *c, vector *query, sqlite3_int64 neighbours
         c->at_end = 1;
         return SQLITE_OK;
     }
-    c->query = *query;
-    *query = (vector){0};
-    c->neighbours = neighbours;
-    c->depth = depth;
-    return index_walk_open(v, c->query.x, neighbours, depth, &c->walk, message);
+    return search_begin(&c->search, &c->snapshot, f, query, first_depth(c, argv), message);
 }
 
-/* Read the index in its own order. */
-static int filter_scan(faiss_cursor *c, char **message)
+static int filter_source(faiss_cursor *c, const vector *query, const filter *f, char **message)
 {
-    index_version *v;
-    cursor_reset(c);
-    return snapshot_index(&c->snapshot, &v, message);
-}
-
-static int filter_statement(faiss_cursor *c, sqlite3_value **argv, vector *query, char **message)
-{
-    cursor_reset(c);
-    sqlite3_value *rowid = value_at(c, argv, PLAN_ROWID), *id = value_at(c, argv, PLAN_ID);
-    source_statement which = rowid ? SOURCE_ROWS_BY_ROWID : id ? SOURCE_ROWS_BY_ID : SOURCE_SCAN;
+    source_query q = {.columns = c->columns, .filter = f->sql};
     int rc = SQLITE_OK;
     if (c->plan.kind == PLAN_POINT) {
         rc = scorer_open(c->snapshot.tracked->asked.metric, query->x, query->dimension, &c->scorer,
                          message);
     }
     if (rc == SQLITE_OK)
-        rc = source_prepare(c->snapshot.connection->db, c->snapshot.source, which, &c->rows,
-                            message);
-    if (rc == SQLITE_OK && (rowid || id))
-        rc = sqlite3_bind_value(c->rows, 1, rowid ? rowid : id);
+        rc = source_prepare(c->snapshot.connection->db, c->snapshot.source, SOURCE_SCAN, &q,
+                            &c->rows, message);
+    return rc == SQLITE_OK ? filter_bind(f, c->rows) : rc;
+}
+
+/* Read the arguments of a search. */
+static int read_arguments(faiss_cursor *c, sqlite3_value **argv, vector *query, char **message)
+{
+    sqlite3_value *neighbours = value_at(c, argv, PLAN_NEIGHBOURS);
+    sqlite3_value *wanted = value_at(c, argv, PLAN_VECTOR);
+    c->neighbours = -1;
+    int rc = SQLITE_OK;
+    if (neighbours)
+        rc = neighbours_from_value(neighbours, &c->neighbours, message);
+    if (rc == SQLITE_OK && wanted)
+        rc = vector_from_value(wanted, query, message);
     return rc;
 }
 
-static int filter(faiss_cursor *c, sqlite3_value **argv, char **message)
+static int choose_origin(faiss_cursor *c)
+{
+    int has_rowid = c->snapshot.source->rowid != NULL;
+    if (!has_rowid && c->plan.kind == PLAN_POINT)
+        c->plan.kind = PLAN_STREAM;
+    if (c->plan.kind == PLAN_KNN || c->plan.kind == PLAN_STREAM)
+        return FROM_SEARCH;
+    return has_rowid ? FROM_SOURCE : FROM_INDEX;
+}
+
+static int filter_rows(faiss_cursor *c, sqlite3_value **argv, char **message)
 {
     vector query = {0};
-    sqlite3_int64 neighbours = -1, depth = 0;
-    sqlite3_value *asked = value_at(c, argv, PLAN_NEIGHBOURS);
-    sqlite3_value *vector_value = value_at(c, argv, PLAN_VECTOR);
+    filter f = {0};
+    index_version *v;
     int rc = open_snapshot(c, argv, message);
-    if (rc == SQLITE_OK && asked)
-        rc = neighbours_from_value(asked, &neighbours, message);
-    if (rc == SQLITE_OK && vector_value)
-        rc = vector_from_value(vector_value, &query, message);
+    if (rc == SQLITE_OK)
+        rc = read_arguments(c, argv, &query, message);
+    if (rc == SQLITE_OK)
+        rc = keep_bounds(c, argv);
+    if (rc == SQLITE_OK)
+        rc = make_filter(c, argv, &f, message);
     if (rc == SQLITE_OK) {
-        int has_rowid = c->snapshot.source->rowid != NULL;
-        if (!has_rowid && c->plan.kind == PLAN_POINT)
-            c->plan.kind = PLAN_STREAM;
-        c->from_index = reads_index(c) || !has_rowid;
-        depth = asked ? neighbours : first_depth(c, argv);
-        rc = reads_index(c)  ? filter_index(c, &query, neighbours, depth, message)
-             : c->from_index ? filter_scan(c, message)
-                             : filter_statement(c, argv, &query, message);
+        c->origin = choose_origin(c);
+        rc = c->origin == FROM_SEARCH  ? filter_search(c, argv, &query, &f, message)
+             : c->origin == FROM_INDEX ? snapshot_index(&c->snapshot, &v, message)
+                                       : filter_source(c, &query, &f, message);
     }
+    filter_close(&f);
     vector_clear(&query);
     return rc;
+}
+
+/* A NULL vector or k gives no rows. */
+static int has_null(const faiss_cursor *c, sqlite3_value **argv)
+{
+    sqlite3_value *query = value_at(c, argv, PLAN_VECTOR);
+    sqlite3_value *neighbours = value_at(c, argv, PLAN_NEIGHBOURS);
+    return (query && sqlite3_value_type(query) == SQLITE_NULL) ||
+           (neighbours && sqlite3_value_type(neighbours) == SQLITE_NULL);
 }
 
 int cursor_filter(sqlite3_vtab_cursor *base, int number, const char *text, int argc,
@@ -336,15 +458,16 @@ int cursor_filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
 {
     faiss_cursor *c = (faiss_cursor *)base;
     char *message = NULL;
-    c->position = 0;
+    forget_plan(c);
+    c->given = 0;
     c->at_end = 0;
-    int rc = plan_decode(number, text, argc, &c->plan);
+    int rc = plan_decode(&table_of(c)->plan, number, text, argc, &c->plan);
     if (rc == SQLITE_OK && has_null(c, argv)) {
         c->at_end = 1;
         return SQLITE_OK;
     }
     if (rc == SQLITE_OK)
-        rc = filter(c, argv, &message);
+        rc = filter_rows(c, argv, &message);
     if (rc == SQLITE_OK && !c->at_end)
         rc = advance(c, &message);
     if (rc != SQLITE_OK)
@@ -356,55 +479,72 @@ int cursor_filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
 
 static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
 {
-    if (!c->from_index) {
+    if (c->origin == FROM_SOURCE) {
         sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
         return SQLITE_OK;
     }
-    id_value id;
+    row_value id;
     int rc = snapshot_hit_id(&c->snapshot, &c->hit, &id, message);
     if (rc == SQLITE_OK)
-        id_to_result(context, &id);
+        value_to_result(context, &id);
     return rc;
 }
 
 static int column_embedding(faiss_cursor *c, sqlite3_context *context, char **message)
 {
-    if (c->from_index)
+    if (c->origin != FROM_SOURCE)
         return snapshot_hit_embedding(&c->snapshot, &c->hit, context, message);
     sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_EMBEDDING));
+    return SQLITE_OK;
+}
+
+static int column_of_source(faiss_cursor *c, int place, sqlite3_context *context, char **message)
+{
+    const source *s = c->snapshot.source;
+    const char *name = table_of(c)->plan.columns[place].name;
+    if (source_find_column(s, name) < 0) {
+        *message = sqlite3_mprintf("%s.%s no longer has the column %s", s->schema, s->table, name);
+        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+    }
+    if (c->origin != FROM_SOURCE)
+        return snapshot_hit_column(&c->snapshot, &c->hit, place, name, context, message);
+    sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_FIRST + place));
     return SQLITE_OK;
 }
 
 int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
 {
     faiss_cursor *c = (faiss_cursor *)base;
-    const faiss_table *t = table_of(c);
+    const plan_table *p = &table_of(c)->plan;
+    int place = column - p->first_column;
     char *message = NULL;
     int rc = SQLITE_OK;
-    if (column == t->plan.id)
+    if (column == p->id)
         rc = column_id(c, context, &message);
-    else if (column == t->plan.score && is_scored(c))
+    else if (column == p->score && is_scored(c))
         sqlite3_result_double(context, c->score);
-    else if (column == t->plan.distance && is_scored(c))
+    else if (column == p->distance && is_scored(c))
         sqlite3_result_double(context,
                               vector_distance(c->snapshot.tracked->asked.metric, c->score));
-    else if (column == t->plan.vector)
+    else if (column == p->vector)
         rc = column_embedding(c, context, &message);
-    else if (column == t->plan.neighbours && c->plan.kind == PLAN_KNN)
+    else if (column == p->neighbours && c->plan.kind == PLAN_KNN)
         sqlite3_result_int64(context, c->neighbours);
-    else if (column == t->plan.database)
+    else if (column == p->database)
         sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);
-    else if (column == t->plan.table)
+    else if (column == p->table)
         sqlite3_result_text(context, c->definition.table, -1, SQLITE_TRANSIENT);
+    else if (place >= 0 && place < p->column_count)
+        rc = column_of_source(c, place, context, &message);
     return table_failure(base->pVtab, rc, message);
 }
 
 int cursor_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 {
     faiss_cursor *c = (faiss_cursor *)base;
-    if (!c->from_index)
+    if (c->origin == FROM_SOURCE)
         *rowid = sqlite3_column_int64(c->rows, SOURCE_COLUMN_KEY);
-    else if (c->snapshot.version->keeps_ids)
+    else if (c->snapshot.version->kept_values)
         *rowid = c->hit.key + 1; /* the number of the row, counted from 1 like rowids */
     else
         *rowid = c->hit.key;

@@ -5,6 +5,7 @@
 
 #include "json.h"
 #include "snapshot.h"
+#include "walk.h"
 
 #ifndef SQLITE_FAISS_VERSION
 #define SQLITE_FAISS_VERSION "unversioned"
@@ -48,7 +49,7 @@ static void result_json(sqlite3_context *context, sqlite3_str *json)
 
 /* Append `id` or `[id, score]`. `row` describes the row in the error for an id
 ** that JSON cannot hold. */
-static int append_neighbour(sqlite3_str *json, const id_value *id, const float *score,
+static int append_neighbour(sqlite3_str *json, const row_value *id, const float *score,
                             const char *row, char **message)
 {
     if (sqlite3_str_length(json) > 1)
@@ -56,7 +57,7 @@ static int append_neighbour(sqlite3_str *json, const id_value *id, const float *
     if (score)
         sqlite3_str_appendchar(json, 1, '[');
     if (json_append_id(json, id) != SQLITE_OK) {
-        char *shown = id_describe(id);
+        char *shown = value_describe(id);
         *message = sqlite3_mprintf("the id %s %s is a BLOB, which JSON cannot hold: use the "
                                    "virtual table, or an id of another type",
                                    shown ? shown : "", row);
@@ -73,17 +74,17 @@ static int append_neighbour(sqlite3_str *json, const id_value *id, const float *
 
 /* ---- faiss_search, faiss_search_with_scores ---- */
 
-static int append_hits(snapshot *s, index_walk *walk, int with_scores, sqlite3_str *json,
-                       char **message)
+static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_scores,
+                       sqlite3_str *json, char **message)
 {
     char *row = sqlite3_mprintf("in %s.%s", s->source->schema, s->source->table);
     index_hit hit;
     int rc = row ? SQLITE_OK : SQLITE_NOMEM;
-    for (int64_t i = 0; rc == SQLITE_OK; i++) {
+    for (int64_t i = 0; rc == SQLITE_OK && i < k; i++) {
         rc = index_walk_at(walk, i, &hit, message);
         if (rc != SQLITE_ROW)
             break;
-        id_value id;
+        row_value id;
         rc = snapshot_hit_id(s, &hit, &id, message);
         if (rc == SQLITE_OK)
             rc = append_neighbour(json, &id, with_scores ? &hit.score : NULL, row, message);
@@ -105,9 +106,9 @@ static int search_to_json(connection *c, const definition *d, const vector *quer
         rc = snapshot_begin_search(&s, query->dimension, message);
     sqlite3_str_appendchar(json, 1, '[');
     if (rc == SQLITE_OK && v->rows > 0) {
-        rc = index_walk_open(v, query->x, k, k, &walk, message);
+        rc = index_walk_open(v, query->x, NULL, k, snapshot_poll, &s, &walk, message);
         if (rc == SQLITE_OK)
-            rc = append_hits(&s, walk, with_scores, json, message);
+            rc = append_hits(&s, walk, k, with_scores, json, message);
     }
     sqlite3_str_appendchar(json, 1, ']');
     index_walk_close(walk);
@@ -285,8 +286,8 @@ static int aggregate_row(aggregate *a, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK)
         rc = candidates_add(a, score, argv[0]);
     if (rc != SQLITE_OK && why) {
-        id_value id = id_from_value(argv[0]);
-        char *shown = id_describe(&id);
+        row_value id = value_from_sql(argv[0]);
+        char *shown = value_describe(&id);
         *message = sqlite3_mprintf("row with id %s: %s", shown ? shown : "", why);
         sqlite3_free(shown);
     }
@@ -319,7 +320,7 @@ static void aggregate_finish(sqlite3_context *context, int with_scores)
     if (a && a->count)
         qsort(a->kept, (size_t)a->count, sizeof *a->kept, compare_candidates);
     for (int64_t i = 0; a && i < a->count; i++) {
-        id_value id = id_from_value(a->kept[i].id);
+        row_value id = value_from_sql(a->kept[i].id);
         if (rc == SQLITE_OK)
             rc = append_neighbour(json, &id, with_scores ? &a->kept[i].score : NULL,
                                   "in the aggregate", &message);

@@ -1,22 +1,11 @@
 #include "index.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    SEARCH_MAX_K =
-        128, /* beyond this, scoring all rows once is cheaper than heaps of k a segment */
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
 };
-
-/* Rows as the index sees them: NULL has no place in the order of scores, and a
-** NaN (the inner product of huge numbers of both signs) comes last. */
-static float rank_of(vector_metric metric, float score)
-{
-    float rank = metric == METRIC_KIND_L2 ? score : -score;
-    return isnan(rank) ? INFINITY : rank;
-}
 
 /* ---- versions ---- */
 
@@ -46,28 +35,39 @@ size_t index_bytes(const index_version *v)
     return bytes;
 }
 
-static int64_t version_key(const index_version *v, int i, int slot)
+int64_t index_key(const index_version *v, int i, int slot)
 {
-    return v->keeps_ids ? v->starts[i] + slot : segment_key(v->segments[i], slot);
+    return v->kept_values ? v->starts[i] + slot : segment_key(v->segments[i], slot);
 }
 
-index_hit index_row(const index_version *v, int64_t i)
+void index_locate(const index_version *v, int64_t row, int *i, int *slot)
 {
-    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before i */
+    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before row */
     while (low < high) {
         int middle = (low + high + 1) / 2;
-        if (v->starts[middle] <= i)
+        if (v->starts[middle] <= row)
             low = middle;
         else
             high = middle - 1;
     }
-    int slot = (int)(i - v->starts[low]);
-    return (index_hit){0, low, slot, version_key(v, low, slot)};
+    *i = low;
+    *slot = (int)(row - v->starts[low]);
 }
 
-id_value index_hit_id(const index_version *v, const index_hit *hit)
+int64_t index_find(const index_version *v, int64_t key)
 {
-    return segment_id(v->segments[hit->segment], hit->slot);
+    int low = 0, high = v->segment_count - 1; /* the last segment whose keys begin at or before */
+    if (high < 0 || v->kept_values)
+        return -1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (segment_key(v->segments[middle], 0) <= key)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    int slot = segment_find(v->segments[low], key);
+    return slot < 0 ? -1 : v->starts[low] + slot;
 }
 
 /* ---- row hashes ---- */
@@ -112,17 +112,22 @@ static uint64_t hash_bytes(uint64_t seed, const unsigned char *p, size_t n)
     return fold(left ^ length, right ^ HASH_A);
 }
 
-uint64_t index_row_hash(int64_t key, const id_value *id, const void *embedding, int bytes)
+static uint64_t hash_value(uint64_t seed, const row_value *value)
+{
+    if (value->type == SQLITE_TEXT || value->type == SQLITE_BLOB)
+        return hash_bytes(seed + (uint64_t)value->type, value->bytes, (size_t)value->length);
+    uint64_t payload = (uint64_t)value->integer;
+    if (value->type == SQLITE_FLOAT)
+        memcpy(&payload, &value->real, sizeof payload);
+    return fold(seed ^ payload, HASH_C + (uint64_t)value->type);
+}
+
+uint64_t index_row_hash(int64_t key, const row_value *values, int count, const void *embedding,
+                        int bytes)
 {
     uint64_t seed = fold((uint64_t)key ^ HASH_B, HASH_A);
-    if (id && (id->type == SQLITE_TEXT || id->type == SQLITE_BLOB)) {
-        seed = hash_bytes(seed + (uint64_t)id->type, id->bytes, (size_t)id->length);
-    } else if (id) {
-        uint64_t payload = (uint64_t)id->integer;
-        if (id->type == SQLITE_FLOAT)
-            memcpy(&payload, &id->real, sizeof payload);
-        seed = fold(seed ^ payload, HASH_C + (uint64_t)id->type);
-    }
+    for (int i = 0; i < count; i++)
+        seed = hash_value(seed, &values[i]);
     return hash_bytes(seed, embedding, (size_t)bytes);
 }
 
@@ -191,7 +196,7 @@ static int builder_flush(index_builder *b, char **message)
 static int builder_stage_prefix(index_builder *b, const segment *s, int count)
 {
     if (!b->staging_open) {
-        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->keeps_ids);
+        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
         if (rc != SQLITE_OK)
             return rc;
         b->staging_open = 1;
@@ -272,7 +277,7 @@ static int builder_advance(index_builder *b)
     return rc;
 }
 
-static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const id_value *id,
+static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                          const void *embedding, char **message)
 {
     int start = builder_find_start(b, hash);
@@ -290,13 +295,13 @@ static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const id_
         b->next = start + 1;
     }
     int rc = segment_rows_append(&b->staging, embedding, b->made->metric == METRIC_KIND_COSINE, key,
-                                 hash, id);
+                                 hash, values);
     if (rc == SQLITE_OK && b->staging.count == b->staging.capacity)
         rc = builder_flush(b, message);
     return rc;
 }
 
-int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index_version *base,
+int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
                        index_builder **out)
 {
     *out = NULL;
@@ -312,7 +317,7 @@ int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index
     atomic_init(&v->references, 1);
     v->metric = metric;
     v->dimension = dimension;
-    v->keeps_ids = keeps_ids;
+    v->kept_values = kept_values;
     b->made = v;
     if (base && base->dimension == dimension && base->rows > 0) {
         int64_t full = base->rows / segment_capacity(dimension) + 1;
@@ -325,7 +330,7 @@ int index_builder_open(vector_metric metric, int dimension, int keeps_ids, index
     return SQLITE_OK;
 }
 
-int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const id_value *id,
+int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                       const void *embedding, char **message)
 {
     int rc = SQLITE_OK;
@@ -336,7 +341,7 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const id_val
         if (b->matching || !b->staging_open)
             rc = builder_leave(b);
         if (rc == SQLITE_OK)
-            rc = builder_stage(b, key, hash, id, embedding, message);
+            rc = builder_stage(b, key, hash, values, embedding, message);
     }
     if (rc == SQLITE_OK)
         b->made->fingerprint = fold(b->made->fingerprint ^ hash, HASH_B);
@@ -378,205 +383,4 @@ void index_builder_close(index_builder *b)
     segment_rows_close(&b->staging);
     sqlite3_free(b->starts);
     sqlite3_free(b);
-}
-
-/* ---- walking ---- */
-
-struct index_walk {
-    index_version *version;
-    float *query;
-    int64_t limit; /* rows that may be asked for */
-    index_hit *hits;
-    int64_t hit_count; /* rows that the first search found */
-    /* Beyond the first search: the score of every row, and the rows as a heap
-    ** with the nearest on top in order[0..left-1]; rows taken from it stand
-    ** behind, the i-th at order[rows - 1 - i]. */
-    float *scores;
-    uint32_t *order;
-    int64_t left;
-};
-
-static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
-{
-    float ra = rank_of(metric, a->score), rb = rank_of(metric, b->score);
-    return ra < rb || (ra == rb && a->key < b->key);
-}
-
-/* Put a hit in its place among the nearest `k`; 0 if it is not one of them. */
-static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
-{
-    vector_metric metric = w->version->metric;
-    if (w->hit_count == k && !hit_before(metric, hit, &w->hits[k - 1]))
-        return 0;
-    int64_t i = w->hit_count < k ? w->hit_count++ : k - 1;
-    for (; i > 0 && hit_before(metric, hit, &w->hits[i - 1]); i--)
-        w->hits[i] = w->hits[i - 1];
-    w->hits[i] = *hit;
-    return 1;
-}
-
-/*
-** Search every segment for k + 1 rows and merge the nearest k. *complete says
-** whether they are certain: FAISS may leave out rows that tie with the last one
-** it gives, and those at infinite distance.
-*/
-static int walk_search(index_walk *w, int k, int *complete, char **message)
-{
-    index_version *v = w->version;
-    float scores[SEARCH_MAX_K + 1];
-    int64_t slots[SEARCH_MAX_K + 1];
-    float *last =
-        sqlite3_malloc64(v->segment_count * sizeof *last); /* rank of a cut segment's last */
-    w->hits = sqlite3_malloc64(k * sizeof *w->hits);
-    int rc = last && w->hits ? SQLITE_OK : SQLITE_NOMEM;
-    *complete = 1;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        int found, count = segment_count(v->segments[s]);
-        rc = segment_search(v->segments[s], w->query, k + 1, scores, slots, &found, message);
-        if (rc != SQLITE_OK)
-            break;
-        if (found < (k + 1 < count ? k + 1 : count))
-            *complete = 0;
-        last[s] = found < count && found ? rank_of(v->metric, scores[found - 1]) : NAN;
-        for (int i = 0; i < found; i++) {
-            index_hit hit = {scores[i], s, (int)slots[i], version_key(v, s, (int)slots[i])};
-            if (!hits_insert(w, k, &hit) &&
-                rank_of(v->metric, hit.score) > rank_of(v->metric, w->hits[k - 1].score))
-                break;
-        }
-    }
-    for (int s = 0; rc == SQLITE_OK && *complete && s < v->segment_count; s++)
-        *complete = w->hit_count < k || !(last[s] <= rank_of(v->metric, w->hits[k - 1].score));
-    if (rc == SQLITE_OK && !*complete)
-        w->hit_count = 0;
-    sqlite3_free(last);
-    return rc;
-}
-
-/* Rows are numbered 0..rows-1 in source order, so that numbers break ties as
-** keys do. */
-static int row_before(const index_walk *w, uint32_t a, uint32_t b)
-{
-    float ra = rank_of(w->version->metric, w->scores[a]);
-    float rb = rank_of(w->version->metric, w->scores[b]);
-    return ra < rb || (ra == rb && a < b);
-}
-
-static void heap_sink(index_walk *w, int64_t i)
-{
-    uint32_t row = w->order[i];
-    for (;;) {
-        int64_t child = 2 * i + 1;
-        if (child >= w->left)
-            break;
-        if (child + 1 < w->left && row_before(w, w->order[child + 1], w->order[child]))
-            child++;
-        if (!row_before(w, w->order[child], row))
-            break;
-        w->order[i] = w->order[child];
-        i = child;
-    }
-    w->order[i] = row;
-}
-
-/* Score every row and make the heap. */
-static int walk_rank(index_walk *w, char **message)
-{
-    index_version *v = w->version;
-    float *scores = sqlite3_malloc64(v->rows * sizeof *scores);
-    uint32_t *order = sqlite3_malloc64(v->rows * sizeof *order);
-    int rc = scores && order ? SQLITE_OK : SQLITE_NOMEM;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
-        rc = segment_scores(v->segments[s], w->query, scores + v->starts[s], message);
-    if (rc != SQLITE_OK) {
-        sqlite3_free(scores);
-        sqlite3_free(order);
-        return rc;
-    }
-    w->scores = scores;
-    w->order = order;
-    w->left = v->rows;
-    for (int64_t i = 0; i < v->rows; i++)
-        order[i] = (uint32_t)i;
-    for (int64_t i = w->left / 2 - 1; i >= 0; i--)
-        heap_sink(w, i);
-    return SQLITE_OK;
-}
-
-/* Move the nearest row left behind the heap. */
-static void walk_take(index_walk *w)
-{
-    uint32_t nearest = w->order[0];
-    w->left--;
-    w->order[0] = w->order[w->left];
-    heap_sink(w, 0);
-    w->order[w->left] = nearest;
-}
-
-int index_walk_open(index_version *v, const float *query, int64_t limit, int64_t depth,
-                    index_walk **out, char **message)
-{
-    *out = NULL;
-    if (v->rows > UINT32_MAX) {
-        *message = sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX);
-        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
-    }
-    index_walk *w = sqlite3_malloc64(sizeof *w);
-    if (!w)
-        return SQLITE_NOMEM;
-    memset(w, 0, sizeof *w);
-    w->version = index_retain(v);
-    w->limit = limit < 0 || limit > v->rows ? v->rows : limit;
-    size_t bytes = (size_t)v->dimension * sizeof *query;
-    w->query = sqlite3_malloc64(bytes ? bytes : 1);
-    int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
-    if (rc == SQLITE_OK && bytes) {
-        memcpy(w->query, query, bytes);
-        if (v->metric == METRIC_KIND_COSINE)
-            segment_normalize(w->query, v->dimension);
-    }
-    if (depth > w->limit)
-        depth = w->limit;
-    int complete;
-    if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
-        rc = walk_search(w, (int)depth, &complete, message);
-    if (rc != SQLITE_OK) {
-        index_walk_close(w);
-        return rc;
-    }
-    *out = w;
-    return SQLITE_OK;
-}
-
-int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
-{
-    if (i >= w->limit)
-        return SQLITE_DONE;
-    if (i < w->hit_count) {
-        *hit = w->hits[i];
-        return SQLITE_ROW;
-    }
-    if (!w->order) {
-        int rc = walk_rank(w, message);
-        if (rc != SQLITE_OK)
-            return rc;
-    }
-    while (w->version->rows - w->left <= i)
-        walk_take(w);
-    uint32_t row = w->order[w->version->rows - 1 - i];
-    *hit = index_row(w->version, row);
-    hit->score = w->scores[row];
-    return SQLITE_ROW;
-}
-
-void index_walk_close(index_walk *w)
-{
-    if (!w)
-        return;
-    index_release(w->version);
-    sqlite3_free(w->query);
-    sqlite3_free(w->hits);
-    sqlite3_free(w->scores);
-    sqlite3_free(w->order);
-    sqlite3_free(w);
 }

@@ -200,7 +200,7 @@ void json_append_text(sqlite3_str *out, const unsigned char *text, int bytes)
     sqlite3_str_appendchar(out, 1, '"');
 }
 
-int json_append_id(sqlite3_str *out, const id_value *id)
+int json_append_id(sqlite3_str *out, const row_value *id)
 {
     switch (id->type) {
     case SQLITE_INTEGER:

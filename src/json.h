@@ -6,7 +6,7 @@
 #ifndef JSON_H
 #define JSON_H
 
-#include "ids.h"
+#include "values.h"
 #include "sqlite_api.h"
 
 /* Append a double as Python's repr() prints it: 1.0, 0.1, 1e-05, 1e+16,
@@ -22,6 +22,6 @@ void json_append_text(sqlite3_str *out, const unsigned char *text, int bytes);
 /* Append an id: INTEGER and REAL as numbers, TEXT as a string, NULL as null.
 ** Returns SQLITE_MISMATCH and appends nothing for a BLOB, for which JSON has
 ** no form. */
-int json_append_id(sqlite3_str *out, const id_value *id);
+int json_append_id(sqlite3_str *out, const row_value *id);
 
 #endif

@@ -3,21 +3,55 @@
 #include <string.h>
 
 static const char *const kind_names[PLAN_KINDS] = {"scan", "lookup", "knn", "stream", "point"};
-static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector", "k",
-                                                     "id",       "rowid", "limit",  "offset"};
+static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector",
+                                                     "k",        "limit", "offset"};
+static const char *const operator_texts[PLAN_OPERATORS] = {
+    "=?",        "!=?",     "<?",      "<=?",     ">?",       ">=?",         " IS ?",
+    " IS NOT ?", " IN (?)", " LIKE ?", " GLOB ?", " IS NULL", " IS NOT NULL"};
 
-/* Costs in units of reading one row from a B-tree. Scoring a row in memory is a
-** fraction of that; a point plan does one look-up, but is priced above a whole
-** stream with a look-up a row, so that SQLite lets the search drive the join
-** wherever the order is free. */
-static const double SEARCH_COST_PER_ROW = 0.1, STREAM_COST_PER_ROW = 1, SCAN_COST_PER_ROW = 2,
-                    POINT_COST_PER_ROW = 50, LOOKUP_COST = 5, START_COST = 50;
-enum { NEIGHBOURS_GUESSED = 10, TEXT_SIZE = 96 };
-enum { OMIT_HONOURED = 16 /* SQLite checks constraints beyond these again, whatever omit says */ };
+/* SQLite's operators, and whether the collation plays a part. */
+static const struct {
+    unsigned char op;
+    unsigned char comparison;
+    unsigned char collates;
+} operators[] = {
+    {SQLITE_INDEX_CONSTRAINT_EQ, PLAN_EQ, 1},
+    {SQLITE_INDEX_CONSTRAINT_NE, PLAN_NE, 1},
+    {SQLITE_INDEX_CONSTRAINT_LT, PLAN_LT, 1},
+    {SQLITE_INDEX_CONSTRAINT_LE, PLAN_LE, 1},
+    {SQLITE_INDEX_CONSTRAINT_GT, PLAN_GT, 1},
+    {SQLITE_INDEX_CONSTRAINT_GE, PLAN_GE, 1},
+    {SQLITE_INDEX_CONSTRAINT_IS, PLAN_IS, 1},
+    {SQLITE_INDEX_CONSTRAINT_ISNOT, PLAN_IS_NOT, 1},
+    {SQLITE_INDEX_CONSTRAINT_LIKE, PLAN_LIKE, 0},
+    {SQLITE_INDEX_CONSTRAINT_GLOB, PLAN_GLOB, 0},
+    {SQLITE_INDEX_CONSTRAINT_ISNULL, PLAN_IS_NULL, 0},
+    {SQLITE_INDEX_CONSTRAINT_ISNOTNULL, PLAN_NOT_NULL, 0},
+};
 
-/* The constraint chosen for each value: its index, -1 for none. */
+/* Costs in units of reading one row from a B-tree; the ratios matter. Scoring a
+** row in memory is a fraction of that. A point plan does one look-up, but is
+** priced above a whole stream with a look-up a row, so that SQLite lets the
+** search drive the join wherever the order is free. Plans without a vector are
+** priced above those with one: SQLite may offer the two sides of an OR alone,
+** without the vector that stands beside it, and must not prefer them. */
+static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, LOOKUP_PER_ROW = 3, SCAN_PER_ROW = 5,
+                    POINT_PER_ROW = 50, START = 50, FILTER_FACTOR = 0.9, LAST_RESORT = 1e15;
+enum {
+    NEIGHBOURS_GUESSED = 10,
+    FILTER_PASSES_ONE_IN = 4,
+    TERMS_MOST = 32,
+    OMIT_HONOURED = 16 /* SQLite checks constraints beyond these again, whatever omit says */
+};
+
+/* What is chosen of the constraints: the one for each value (-1 for none), and
+** those that become terms. */
 typedef struct choice {
     int constraint[PLAN_VALUES];
+    int terms[TERMS_MOST];
+    int term_count;
+    int has_row; /* an id or rowid is given */
+    int waits;   /* a constraint on a source column cannot be had in this order */
 } choice;
 
 static int set_message(char **message, char *text)
@@ -25,6 +59,8 @@ static int set_message(char **message, char *text)
     *message = text;
     return text ? SQLITE_ERROR : SQLITE_NOMEM;
 }
+
+/* ---- constraints ---- */
 
 /* Which value a constraint would supply, -1 for none. */
 static int value_of(const plan_table *t, const struct sqlite3_index_constraint *c)
@@ -35,7 +71,7 @@ static int value_of(const plan_table *t, const struct sqlite3_index_constraint *
     if (c->op == SQLITE_INDEX_CONSTRAINT_OFFSET)
         return PLAN_OFFSET;
     if (c->iColumn < 0)
-        return equal && t->has_rowid ? PLAN_ROWID : -1;
+        return -1;
     if (c->iColumn == t->vector && (equal || c->op == SQLITE_INDEX_CONSTRAINT_MATCH))
         return PLAN_VECTOR;
     if (!equal)
@@ -44,40 +80,95 @@ static int value_of(const plan_table *t, const struct sqlite3_index_constraint *
         return PLAN_NEIGHBOURS;
     if (c->iColumn == t->database)
         return PLAN_DATABASE;
-    if (c->iColumn == t->table)
-        return PLAN_TABLE;
-    return c->iColumn == t->id ? PLAN_ID : -1;
+    return c->iColumn == t->table ? PLAN_TABLE : -1;
 }
 
-/* The error for two vectors, `k IN (…)` and the like. */
+/* The comparison of a constraint, -1 for those left to SQLite. */
+static int operator_of(sqlite3_index_info *info, int i, int *collates)
+{
+    for (size_t j = 0; j < sizeof operators / sizeof *operators; j++) {
+        if (operators[j].op == info->aConstraint[i].op) {
+            *collates = operators[j].collates;
+            int is_list = operators[j].comparison == PLAN_EQ && sqlite3_vtab_in(info, i, -1);
+            return is_list ? PLAN_IN : operators[j].comparison;
+        }
+    }
+    return -1;
+}
+
+/* What a constraint is on, in *on; 0 if it is on nothing that filters. */
+static int filters_on(const plan_table *t, int column, int *on)
+{
+    if (column < 0)
+        *on = PLAN_ON_ROWID;
+    else if (column == t->id)
+        *on = PLAN_ON_ID;
+    else if (column == t->score)
+        *on = PLAN_ON_SCORE;
+    else if (column == t->distance)
+        *on = PLAN_ON_DISTANCE;
+    else if (column >= t->first_column && column < t->first_column + t->column_count)
+        *on = column - t->first_column;
+    else
+        return 0;
+    return 1;
+}
+
 static int refuse_value(const plan_table *t, int value, const char *why, char **message)
 {
     return set_message(message, sqlite3_mprintf("%s: %s %s", t->name, value_names[value], why));
 }
 
-/* Whether SQLite would compare this id as the source's column does. */
-static int id_compares_alike(const plan_table *t, sqlite3_index_info *info, int i)
+/* An application's collation that this connection does not have: ids cannot be
+** compared, but searches need not suffer. */
+static int check_id_collation(const plan_table *t, const sqlite3_index_info *info, char **message)
 {
-    const char *collation = sqlite3_vtab_collation(info, i);
-    return collation && sqlite3_stricmp(collation, t->id_collation) == 0;
+    int compares = 0;
+    for (int i = 0; i < info->nConstraint; i++)
+        compares |= info->aConstraint[i].iColumn == t->id;
+    for (int i = 0; i < info->nOrderBy; i++)
+        compares |= info->aOrderBy[i].iColumn == t->id;
+    if (!t->id_collation_missing || !compares)
+        return SQLITE_OK;
+    return set_message(
+        message, sqlite3_mprintf("%s: no such collation sequence: %s", t->name, t->id_collation));
+}
+
+/* Whether the constraint gives the one id or rowid of a row. Rows without a rowid
+** cannot be looked up. */
+static int gives_row(const plan_table *t, sqlite3_index_info *info, int i)
+{
+    const struct sqlite3_index_constraint *c = &info->aConstraint[i];
+    if (c->op != SQLITE_INDEX_CONSTRAINT_EQ || !c->usable || sqlite3_vtab_in(info, i, -1))
+        return 0;
+    return (t->has_rowid && c->iColumn < 0) ||
+           ((t->has_rowid || t->database >= 0) && c->iColumn == t->id);
+}
+
+static int is_range(unsigned char op)
+{
+    return op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE ||
+           op == SQLITE_INDEX_CONSTRAINT_GT || op == SQLITE_INDEX_CONSTRAINT_GE;
 }
 
 /*
 ** Choose the constraints that supply values. A vector, k or argument that is
 ** there but cannot be had now means that this order of joins is none
-** (SQLITE_CONSTRAINT); an id that cannot be had is simply not used.
+** (SQLITE_CONSTRAINT).
 */
-static int choose(const plan_table *t, sqlite3_index_info *info, choice *chosen, char **message)
+static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *chosen,
+                         char **message)
 {
     memset(chosen->constraint, -1, sizeof chosen->constraint);
-    int unusable = 0;
+    int unusable = 0, ranges = 0; /* constraints like k <= 5, which no row would pass */
     for (int i = 0; i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
         int value = value_of(t, c);
+        chosen->has_row |= gives_row(t, info, i);
+        ranges |= c->iColumn == t->neighbours && is_range(c->op);
         if (value < 0)
             continue;
-        int needed = value == PLAN_VECTOR || value == PLAN_NEIGHBOURS || value == PLAN_DATABASE ||
-                     value == PLAN_TABLE;
+        int needed = value <= PLAN_NEIGHBOURS;
         if (!c->usable) {
             unusable |= needed;
             continue;
@@ -88,13 +179,191 @@ static int choose(const plan_table *t, sqlite3_index_info *info, choice *chosen,
             return refuse_value(t, value, "must be one value, not IN (...)", message);
         if (needed && chosen->constraint[value] >= 0)
             return refuse_value(t, value, "is given twice", message);
-        if (value == PLAN_ID && !id_compares_alike(t, info, i))
-            continue;
         if (chosen->constraint[value] < 0)
             chosen->constraint[value] = i;
     }
+    if (ranges && chosen->constraint[PLAN_VECTOR] >= 0)
+        return refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
     return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
+
+static plan_kind kind_of(const choice *chosen)
+{
+    if (chosen->constraint[PLAN_VECTOR] < 0)
+        return chosen->has_row ? PLAN_LOOKUP : PLAN_SCAN;
+    if (chosen->constraint[PLAN_NEIGHBOURS] >= 0)
+        return PLAN_KNN;
+    return chosen->has_row ? PLAN_POINT : PLAN_STREAM;
+}
+
+/* Which of the values chosen the kind of plan uses. */
+static int kind_uses(plan_kind kind, int value, const choice *chosen)
+{
+    switch (value) {
+    case PLAN_DATABASE:
+    case PLAN_TABLE:
+        return 1;
+    case PLAN_VECTOR:
+        return kind >= PLAN_KNN;
+    case PLAN_NEIGHBOURS:
+        return kind == PLAN_KNN;
+    case PLAN_OFFSET:
+        return kind == PLAN_STREAM && chosen->constraint[PLAN_LIMIT] >= 0;
+    default:
+        return kind == PLAN_STREAM;
+    }
+}
+
+/* Whether constraint `i` supplies a value of the plan. */
+static int is_value(plan_kind kind, const choice *chosen, int i)
+{
+    for (int value = 0; value < PLAN_VALUES; value++) {
+        if (chosen->constraint[value] == i && kind_uses(kind, value, chosen))
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether the search can answer a constraint of this comparison on this. Bounds on
+** the distance end a search or skip its first rows; with k, `id =` and its like
+** ask whether that row is among the k, and are left to SQLite. */
+static int can_filter(plan_kind kind, int on, int comparison)
+{
+    int searches = kind == PLAN_KNN || kind == PLAN_STREAM;
+    int one_of = comparison == PLAN_EQ || comparison == PLAN_IS || comparison == PLAN_IN;
+    if (on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE)
+        return searches && comparison >= PLAN_LT && comparison <= PLAN_GE;
+    if (on == PLAN_ON_ID || on == PLAN_ON_ROWID)
+        return !(kind == PLAN_KNN && one_of);
+    return 1;
+}
+
+/* Choose the constraints that become terms of the plan. */
+static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
+                        choice *chosen, char **message)
+{
+    for (int i = 0; i < info->nConstraint; i++) {
+        int on, collates;
+        const struct sqlite3_index_constraint *c = &info->aConstraint[i];
+        if (!filters_on(t, c->iColumn, &on) || is_value(kind, chosen, i))
+            continue;
+        int comparison = operator_of(info, i, &collates);
+        if (comparison < 0 || !can_filter(kind, on, comparison))
+            continue;
+        int on_distance = on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE;
+        if (kind == PLAN_KNN && !t->has_rowid && on >= 0) {
+            return set_message(
+                message, sqlite3_mprintf("%s: k cannot be combined with a constraint on %s, "
+                                         "since the source has no rowid: use ORDER BY distance "
+                                         "LIMIT n instead of k",
+                                         t->name, t->columns[on].offered));
+        }
+        if (!c->usable)
+            chosen->waits = 1;
+        else if ((t->has_rowid || on_distance || (on == PLAN_ON_ID && t->database >= 0)) &&
+                 chosen->term_count < TERMS_MOST)
+            chosen->terms[chosen->term_count++] = i;
+    }
+    return SQLITE_OK;
+}
+
+/* ---- the text ---- */
+
+static int is_bare_name(const char *name)
+{
+    size_t letters =
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789");
+    return *name && !name[letters] && !(*name >= '0' && *name <= '9');
+}
+
+static const char *name_of(const plan_table *t, int on)
+{
+    switch (on) {
+    case PLAN_ON_ID:
+        return "id";
+    case PLAN_ON_ROWID:
+        return "rowid";
+    case PLAN_ON_SCORE:
+        return "score";
+    case PLAN_ON_DISTANCE:
+        return "distance";
+    default:
+        return t->columns[on].offered;
+    }
+}
+
+/* The collation that a term must name: none where the source column's own is
+** meant. *omit is set where SQLite would compare otherwise than the source: it
+** has forgotten the collation of a hidden column and takes it for BINARY. */
+static const char *collation_of(const plan_table *t, sqlite3_index_info *info, int i, int on,
+                                int *omit)
+{
+    const char *wanted = sqlite3_vtab_collation(info, i);
+    const char *own = on >= 0            ? t->columns[on].collation
+                      : on == PLAN_ON_ID ? t->id_collation
+                                         : "BINARY";
+    if (!wanted || sqlite3_stricmp(wanted, own) == 0)
+        return NULL;
+    if (on >= 0 && sqlite3_stricmp(wanted, "BINARY") == 0) {
+        *omit = 1;
+        return NULL;
+    }
+    return wanted;
+}
+
+static int encode_term(const plan_table *t, sqlite3_index_info *info, int i, int *count,
+                       sqlite3_str *text, char **message)
+{
+    int on = PLAN_ON_DISTANCE, collates, omit = 0;
+    filters_on(t, info->aConstraint[i].iColumn, &on);
+    int comparison = operator_of(info, i, &collates);
+    const char *collation = collates ? collation_of(t, info, i, on, &omit) : NULL;
+    if (omit && i >= OMIT_HONOURED) {
+        return set_message(message, sqlite3_mprintf("%s: the constraint on %s must come earlier in "
+                                                    "the WHERE clause",
+                                                    t->name, name_of(t, on)));
+    }
+    if (comparison != PLAN_IS_NULL && comparison != PLAN_NOT_NULL)
+        info->aConstraintUsage[i].argvIndex = ++*count;
+    if (comparison == PLAN_IN)
+        sqlite3_vtab_in(info, i, 1);
+    info->aConstraintUsage[i].omit = omit;
+    sqlite3_str_appendf(text, is_bare_name(name_of(t, on)) ? "%s" : "\"%w\"", name_of(t, on));
+    sqlite3_str_appendall(text, operator_texts[comparison]);
+    if (collation)
+        sqlite3_str_appendf(text, " COLLATE \"%w\"", collation);
+    return SQLITE_OK;
+}
+
+/* Number the values, those of the kind first, and write the text. */
+static int encode(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
+                  const choice *chosen, char **message)
+{
+    int count = 0, rc = SQLITE_OK;
+    sqlite3_str *text = sqlite3_str_new(NULL);
+    sqlite3_str_appendall(text, kind_names[kind]);
+    for (int value = 0; value < PLAN_VALUES; value++) {
+        int i = chosen->constraint[value];
+        if (i < 0 || !kind_uses(kind, value, chosen))
+            continue;
+        info->aConstraintUsage[i].argvIndex = ++count;
+        /* A limit is only a hint. */
+        info->aConstraintUsage[i].omit = value <= PLAN_NEIGHBOURS;
+        sqlite3_str_appendf(text, " %s", value_names[value]);
+    }
+    for (int i = 0; rc == SQLITE_OK && i < chosen->term_count; i++) {
+        sqlite3_str_appendall(text, i ? " AND " : " filter(");
+        rc = encode_term(t, info, chosen->terms[i], &count, text, message);
+    }
+    if (chosen->term_count)
+        sqlite3_str_appendchar(text, 1, ')');
+    info->idxNum = kind;
+    info->idxStr = sqlite3_str_finish(text);
+    info->needToFreeIdxStr = 1;
+    return rc != SQLITE_OK ? rc : info->idxStr ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* ---- xBestIndex ---- */
 
 /* Whether rows that come nearest first are in the order asked for: by distance
 ** or score, nearest first, then perhaps by what orders ties anyway. */
@@ -114,108 +383,41 @@ static int order_is_nearest_first(const plan_table *t, const sqlite3_index_info 
     return !second->desc && (second->iColumn < 0 || (second->iColumn == t->id && t->id_is_rowid));
 }
 
-static plan_kind kind_of(const choice *chosen)
+static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
+                     const choice *chosen)
 {
-    int has_row = chosen->constraint[PLAN_ID] >= 0 || chosen->constraint[PLAN_ROWID] >= 0;
-    if (chosen->constraint[PLAN_VECTOR] < 0)
-        return has_row ? PLAN_LOOKUP : PLAN_SCAN;
-    if (chosen->constraint[PLAN_NEIGHBOURS] >= 0)
-        return PLAN_KNN;
-    return has_row ? PLAN_POINT : PLAN_STREAM;
-}
-
-/* An `id IN (…)` taken as one value makes SQLite run the search once for each
-** element; that is right for look-ups, and for nothing that is ordered. */
-static void leave_out_lists(sqlite3_index_info *info, choice *chosen)
-{
-    if (chosen->constraint[PLAN_VECTOR] < 0)
-        return;
-    for (int value = PLAN_ID; value <= PLAN_ROWID; value++) {
-        int i = chosen->constraint[value];
-        if (i >= 0 && sqlite3_vtab_in(info, i, -1))
-            chosen->constraint[value] = -1;
+    static const double per_row[PLAN_KINDS] = {SCAN_PER_ROW, LOOKUP_PER_ROW, SEARCH_PER_ROW,
+                                               STREAM_PER_ROW, POINT_PER_ROW};
+    double cost = START + (double)t->rows * per_row[kind];
+    sqlite3_int64 rows = t->rows;
+    if (kind == PLAN_KNN)
+        rows = NEIGHBOURS_GUESSED;
+    else if (kind == PLAN_LOOKUP || kind == PLAN_POINT)
+        rows = 1;
+    for (int i = 0; i < chosen->term_count; i++) {
+        cost *= FILTER_FACTOR;
+        if (kind != PLAN_KNN)
+            rows = rows / FILTER_PASSES_ONE_IN + 1;
     }
-}
-
-/* Which of the values chosen the kind of plan uses. */
-static int kind_uses(plan_kind kind, int value, const choice *chosen)
-{
-    switch (value) {
-    case PLAN_DATABASE:
-    case PLAN_TABLE:
-        return 1;
-    case PLAN_VECTOR:
-        return kind >= PLAN_KNN;
-    case PLAN_NEIGHBOURS:
-        return kind == PLAN_KNN;
-    case PLAN_ROWID:
-        return kind == PLAN_LOOKUP || kind == PLAN_POINT;
-    case PLAN_ID:
-        return (kind == PLAN_LOOKUP || kind == PLAN_POINT) && chosen->constraint[PLAN_ROWID] < 0;
-    case PLAN_OFFSET:
-        return kind == PLAN_STREAM && chosen->constraint[PLAN_LIMIT] >= 0;
-    default:
-        return kind == PLAN_STREAM;
-    }
-}
-
-/* Number the values in the order of plan_value and write the text. */
-static int encode(sqlite3_index_info *info, plan_kind kind, const choice *chosen)
-{
-    char text[TEXT_SIZE];
-    int length = 0, count = 0;
-    sqlite3_snprintf(sizeof text, text, "%s", kind_names[kind]);
-    for (int value = 0; value < PLAN_VALUES; value++) {
-        int i = chosen->constraint[value];
-        if (i < 0 || !kind_uses(kind, value, chosen))
-            continue;
-        info->aConstraintUsage[i].argvIndex = ++count;
-        /* An id is compared once more by SQLite, a limit is only a hint. */
-        info->aConstraintUsage[i].omit = value <= PLAN_NEIGHBOURS;
-        length = (int)strlen(text);
-        sqlite3_snprintf((int)sizeof text - length, text + length, " %s", value_names[value]);
-    }
-    info->idxNum = kind;
-    info->idxStr = sqlite3_mprintf("%s", text);
-    info->needToFreeIdxStr = 1;
-    return info->idxStr ? SQLITE_OK : SQLITE_NOMEM;
-}
-
-static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind kind)
-{
-    double rows = (double)t->rows;
-    switch (kind) {
-    case PLAN_KNN:
-        info->estimatedCost = START_COST + rows * SEARCH_COST_PER_ROW;
-        info->estimatedRows = NEIGHBOURS_GUESSED;
-        break;
-    case PLAN_STREAM:
-        info->estimatedCost = START_COST + rows * STREAM_COST_PER_ROW;
-        info->estimatedRows = t->rows;
-        break;
-    case PLAN_POINT:
-        info->estimatedCost = START_COST + rows * POINT_COST_PER_ROW;
-        info->estimatedRows = 1;
-        break;
-    case PLAN_LOOKUP:
-        info->estimatedCost = LOOKUP_COST;
-        info->estimatedRows = 1;
-        break;
-    default:
-        info->estimatedCost = START_COST + rows * SCAN_COST_PER_ROW;
-        info->estimatedRows = t->rows;
-        break;
-    }
+    /* "k for each value that it is compared with" is what a join on a source
+    ** column means: other orders are for where there is no such one. */
+    if (kind == PLAN_KNN && chosen->waits)
+        cost = LAST_RESORT;
+    info->estimatedCost = cost;
+    info->estimatedRows = rows;
 }
 
 int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **message)
 {
-    choice chosen;
-    int rc = choose(t, info, &chosen, message);
+    choice chosen = {.term_count = 0};
+    int rc = check_id_collation(t, info, message);
+    if (rc == SQLITE_OK)
+        rc = choose_values(t, info, &chosen, message);
     if (rc != SQLITE_OK)
         return rc;
     if (chosen.constraint[PLAN_NEIGHBOURS] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
-        return refuse_value(t, PLAN_NEIGHBOURS, "needs a vector: add embedding MATCH ...", message);
+        return set_message(message, sqlite3_mprintf("%s: k needs a vector: add %s MATCH ...",
+                                                    t->name, t->embedding));
     if (t->database >= 0 &&
         (chosen.constraint[PLAN_DATABASE] < 0 || chosen.constraint[PLAN_TABLE] < 0 ||
          chosen.constraint[PLAN_VECTOR] < 0)) {
@@ -224,16 +426,20 @@ int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **messag
                                            "missing",
                                            t->name));
     }
-    leave_out_lists(info, &chosen);
     plan_kind kind = kind_of(&chosen);
-    estimate(t, info, kind);
+    rc = choose_terms(t, info, kind, &chosen, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    estimate(t, info, kind, &chosen);
     info->orderByConsumed =
         (kind == PLAN_KNN || kind == PLAN_STREAM) && order_is_nearest_first(t, info);
-    return encode(info, kind, &chosen);
+    return encode(t, info, kind, &chosen, message);
 }
 
+/* ---- reading the text ---- */
+
 /* The name at the start of *text among `names`, and step over it. */
-static int read_name(const char **text, const char *const *names, int count)
+static int read_name(char **text, const char *const *names, int count)
 {
     size_t length = strcspn(*text, " ");
     for (int i = 0; i < count; i++) {
@@ -246,19 +452,120 @@ static int read_name(const char **text, const char *const *names, int count)
     return -1;
 }
 
-int plan_decode(int number, const char *text, int count, plan *out)
+/* An identifier, bare or in double quotes, ended by NUL in place; NULL if there
+** is none. *text is what follows, and *ended the byte that the NUL replaced. */
+static char *read_identifier(char **text, char *ended)
 {
-    memset(out->at, -1, sizeof out->at);
-    int kind = text ? read_name(&text, kind_names, PLAN_KINDS) : -1;
-    if (kind < 0 || kind != number)
+    char *name = *text, *from = name, *to = name;
+    if (*from == '"') {
+        for (from++; *from && (*from != '"' || from[1] == '"'); from++) {
+            from += *from == '"';
+            *to++ = *from;
+        }
+        if (*from != '"')
+            return NULL;
+        from++;
+    } else {
+        while (*from && !strchr(" =!<>)", *from))
+            *to++ = *from++;
+    }
+    *text = from;
+    *ended = *from;
+    *to = 0;
+    return to > name ? name : NULL;
+}
+
+static int on_of(const plan_table *t, const char *name)
+{
+    for (int on = PLAN_ON_DISTANCE; on < t->column_count; on++) {
+        if (strcmp(name_of(t, on), name) == 0)
+            return on;
+    }
+    return PLAN_ON_DISTANCE - 1;
+}
+
+/* Read "name<comparison>[ COLLATE name]"; the values are numbered on. */
+static int read_term(const plan_table *t, char **text, int *read, plan_term *term)
+{
+    char ended;
+    char *name = read_identifier(text, &ended);
+    term->on = name ? on_of(t, name) : PLAN_ON_DISTANCE - 1;
+    if (term->on < PLAN_ON_DISTANCE)
         return SQLITE_CORRUPT;
-    out->kind = (plan_kind)kind;
-    int read = 0;
-    while (*text) {
-        int value = read_name(&text, value_names, PLAN_VALUES);
-        if (value < 0 || out->at[value] >= 0)
+    **text = ended;
+    int comparison = 0;
+    while (comparison < PLAN_OPERATORS &&
+           strncmp(*text, operator_texts[comparison], strlen(operator_texts[comparison])) != 0)
+        comparison++;
+    if (comparison == PLAN_OPERATORS)
+        return SQLITE_CORRUPT;
+    *text += strlen(operator_texts[comparison]);
+    term->comparison = (plan_operator)comparison;
+    term->at = comparison == PLAN_IS_NULL || comparison == PLAN_NOT_NULL ? -1 : (*read)++;
+    term->collation = NULL;
+    static const char collate[] = " COLLATE ";
+    if (strncmp(*text, collate, strlen(collate)) == 0) {
+        *text += strlen(collate);
+        term->collation = read_identifier(text, &ended);
+        if (!term->collation)
             return SQLITE_CORRUPT;
+        /* The quote that closed the name is where its end is marked. */
+    }
+    return SQLITE_OK;
+}
+
+static int read_terms(const plan_table *t, char *text, int *read, plan *out)
+{
+    static const char open[] = "filter(", and[] = " AND ";
+    if (!*text)
+        return SQLITE_OK;
+    if (strncmp(text, open, strlen(open)) != 0)
+        return SQLITE_CORRUPT;
+    text += strlen(open);
+    out->terms = sqlite3_malloc64(TERMS_MOST * sizeof *out->terms);
+    if (!out->terms)
+        return SQLITE_NOMEM;
+    for (;;) {
+        if (out->term_count == TERMS_MOST)
+            return SQLITE_CORRUPT;
+        int rc = read_term(t, &text, read, &out->terms[out->term_count++]);
+        if (rc != SQLITE_OK)
+            return rc;
+        if (*text == ')')
+            return text[1] ? SQLITE_CORRUPT : SQLITE_OK;
+        if (strncmp(text, and, strlen(and)) != 0)
+            return SQLITE_CORRUPT;
+        text += strlen(and);
+    }
+}
+
+int plan_decode(const plan_table *t, int number, const char *text, int count, plan *out)
+{
+    *out = (plan){.text = sqlite3_mprintf("%s", text ? text : "")};
+    memset(out->at, -1, sizeof out->at);
+    if (!out->text)
+        return SQLITE_NOMEM;
+    char *rest = out->text;
+    int kind = read_name(&rest, kind_names, PLAN_KINDS);
+    int read = 0, rc = kind < 0 || kind != number ? SQLITE_CORRUPT : SQLITE_OK;
+    out->kind = (plan_kind)kind;
+    int value;
+    while (rc == SQLITE_OK && (value = read_name(&rest, value_names, PLAN_VALUES)) >= 0) {
+        rc = out->at[value] >= 0 ? SQLITE_CORRUPT : SQLITE_OK;
         out->at[value] = read++;
     }
-    return read == count ? SQLITE_OK : SQLITE_CORRUPT;
+    if (rc == SQLITE_OK)
+        rc = read_terms(t, rest, &read, out);
+    if (rc == SQLITE_OK && read != count)
+        rc = SQLITE_CORRUPT;
+    if (rc != SQLITE_OK)
+        plan_clear(out);
+    return rc;
+}
+
+void plan_clear(plan *p)
+{
+    sqlite3_free(p->terms);
+    sqlite3_free(p->text);
+    *p = (plan){.kind = PLAN_SCAN};
 }

@@ -3,18 +3,20 @@
 ** constraints that SQLite offers, carried in idxNum and idxStr, read back in
 ** xFilter. This file alone writes and reads that text.
 **
-** idxNum is the kind. idxStr is the kind's name and then, for each value that
-** xFilter receives, in this order, the name of what it is:
+** idxNum is the kind. idxStr is the kind's name, then for each value that xFilter
+** receives the name of what it is, in this order, then the constraints that the
+** search itself answers, as SQL with ? for a value:
 **
 **   kind     values                   rows
 **   scan                              those indexed, in source order, no scores
-**   lookup   id | rowid               those with this id or rowid, no scores
+**   lookup                            those with an id or rowid, no scores
 **   knn      vector k                 the k nearest
 **   stream   vector [limit [offset]]  all, nearest first, as far as they are read
-**   point    vector id | rowid        those with this id or rowid, scored
+**   point    vector                   those with an id or rowid, scored
 **
 ** The table-valued function has its values `database` and `table` before these.
-** EXPLAIN QUERY PLAN shows both, as "VIRTUAL TABLE INDEX 2:knn vector k".
+** EXPLAIN QUERY PLAN shows both, as
+** "VIRTUAL TABLE INDEX 2:knn vector k filter(lang=? AND year>=?)".
 */
 #ifndef PLAN_H
 #define PLAN_H
@@ -29,29 +31,72 @@ typedef enum plan_value {
     PLAN_TABLE,
     PLAN_VECTOR,
     PLAN_NEIGHBOURS, /* k */
-    PLAN_ID,
-    PLAN_ROWID,
     PLAN_LIMIT,
     PLAN_OFFSET
 } plan_value;
-enum { PLAN_VALUES = 8 };
+enum { PLAN_VALUES = 6 };
+
+/* How a constraint compares; the order is that of its SQL texts in plan.c. */
+typedef enum plan_operator {
+    PLAN_EQ,
+    PLAN_NE,
+    PLAN_LT,
+    PLAN_LE,
+    PLAN_GT,
+    PLAN_GE,
+    PLAN_IS,
+    PLAN_IS_NOT,
+    PLAN_IN,
+    PLAN_LIKE,
+    PLAN_GLOB,
+    PLAN_IS_NULL,
+    PLAN_NOT_NULL
+} plan_operator;
+enum { PLAN_OPERATORS = 13 };
+
+/* What a constraint is on: a source column by its number, or one of these. */
+enum { PLAN_ON_ID = -1, PLAN_ON_ROWID = -2, PLAN_ON_SCORE = -3, PLAN_ON_DISTANCE = -4 };
+
+/* A constraint that the search answers. */
+typedef struct plan_term {
+    int on;
+    plan_operator comparison;
+    int at;                /* which of xFilter's values, -1 for the null tests */
+    const char *collation; /* to compare with, NULL for the source column's own */
+} plan_term;
 
 typedef struct plan {
     plan_kind kind;
     int at[PLAN_VALUES]; /* which of xFilter's values it is, -1 if absent */
+    plan_term *terms;
+    int term_count;
+    char *text; /* holds the names in terms */
 } plan;
+
+/* A column of the source, as the virtual table offers it. */
+typedef struct plan_column {
+    char *offered; /* its name here: its own, or source_NAME if that is taken */
+    char *name;
+    char *affinity; /* INTEGER, REAL, NUMERIC, TEXT or BLOB */
+    char *collation;
+} plan_column;
 
 /* What xBestIndex must know of the table. Column numbers are -1 for columns it
 ** does not have. */
 typedef struct plan_table {
     const char *name;
     int id, score, distance, vector, neighbours, database, table;
-    int has_rowid;    /* rowids are those of the source */
-    int id_is_rowid;  /* ties come in the order of ids */
-    int metric_known; /* the order of `score` can be told */
+    const char *embedding; /* the name of the vector's column, for messages */
+    int has_rowid;         /* rowids are those of the source */
+    int id_is_rowid;       /* ties come in the order of ids */
+    int metric_known;      /* the order of `score` can be told */
     vector_metric metric;
     sqlite3_int64 rows; /* an estimate */
-    const char *id_collation;
+    const char *id_affinity, *id_collation;
+    int id_collation_missing;   /* this connection has no such collation */
+    const plan_column *columns; /* of the source */
+    int column_count;
+    int first_column; /* the number of the first of these */
 } plan_table;
 
 /* Fill in everything that xBestIndex answers. SQLITE_OK, SQLITE_CONSTRAINT where
@@ -59,8 +104,9 @@ typedef struct plan_table {
 ** SQLITE_ERROR with a message. */
 int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **message);
 
-/* Read a plan back; `count` is the number of values. SQLITE_CORRUPT where the
-** text is none of ours. */
-int plan_decode(int number, const char *text, int count, plan *out);
+/* Read a plan back; `count` is the number of values. SQLITE_NOMEM, or
+** SQLITE_CORRUPT where the text is none of ours; *out is then empty. */
+int plan_decode(const plan_table *t, int number, const char *text, int count, plan *out);
+void plan_clear(plan *p);
 
 #endif

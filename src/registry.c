@@ -10,7 +10,7 @@ struct registry_entry {
     registry_database database;
     char *table, *id, *embedding;
     vector_metric metric;
-    int strict, dimension;
+    int strict, dimension, kept_values;
     index_version *current;
     uint64_t stamp;
     int building;
@@ -38,7 +38,8 @@ static int entry_matches(const registry_entry *e, const registry_key *key)
 {
     return same_database(&e->database, &key->database) && same_text(e->table, key->table) &&
            same_text(e->id, key->id) && same_text(e->embedding, key->embedding) &&
-           e->metric == key->metric && e->strict == key->strict && e->dimension == key->dimension;
+           e->metric == key->metric && e->strict == key->strict && e->dimension == key->dimension &&
+           e->kept_values == key->kept_values;
 }
 
 static void entry_free(registry_entry *e)
@@ -63,7 +64,8 @@ static registry_entry *entry_new(const registry_key *key)
                           .embedding = sqlite3_mprintf("%s", key->embedding),
                           .metric = key->metric,
                           .strict = key->strict,
-                          .dimension = key->dimension};
+                          .dimension = key->dimension,
+                          .kept_values = key->kept_values};
     if (e->table && e->embedding && (e->id || !key->id))
         return e;
     entry_free(e);

@@ -27,7 +27,8 @@ typedef struct registry_key {
     const char *table, *id, *embedding;
     vector_metric metric;
     int strict;
-    int dimension; /* as demanded, 0 if taken from the rows */
+    int dimension;   /* as demanded, 0 if taken from the rows */
+    int kept_values; /* with each row */
 } registry_key;
 
 typedef struct registry_entry registry_entry;

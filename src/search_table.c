@@ -44,8 +44,11 @@ static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *a
                            .neighbours = SEARCH_K,
                            .database = SEARCH_DATABASE,
                            .table = SEARCH_TABLE_NAME,
+                           .embedding = "embedding",
                            .rows = 100000,
-                           .id_collation = "BINARY"};
+                           .id_affinity = "BLOB",
+                           .id_collation = "BINARY",
+                           .first_column = SEARCH_K + 1};
     *out = &t->base;
     return SQLITE_OK;
 }

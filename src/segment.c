@@ -19,7 +19,8 @@ struct segment {
     const float *vectors; /* inside `flat`, which never grows */
     int64_t *keys;
     uint64_t *hashes;
-    id_list ids;
+    int kept_values;
+    value_list values;
 };
 
 struct scorer {
@@ -93,29 +94,54 @@ int segment_capacity(int dimension)
     return rows > SEGMENT_MAX_ROWS ? SEGMENT_MAX_ROWS : (int)rows;
 }
 
-int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids)
+int segment_rows_open(segment_rows *rows, int dimension, int kept_values)
 {
-    *rows = (segment_rows){.dimension = dimension, .keeps_ids = keeps_ids};
-    rows->capacity = segment_capacity(dimension);
-    size_t capacity = (size_t)rows->capacity;
-    rows->vectors = sqlite3_malloc64(capacity * (size_t)dimension * sizeof *rows->vectors);
-    rows->keys = sqlite3_malloc64(capacity * sizeof *rows->keys);
-    rows->hashes = sqlite3_malloc64(capacity * sizeof *rows->hashes);
-    if (rows->vectors && rows->keys && rows->hashes)
+    *rows = (segment_rows){.dimension = dimension,
+                           .kept_values = kept_values,
+                           .capacity = segment_capacity(dimension)};
+    return SQLITE_OK;
+}
+
+/* Make room for `more` rows, doubling it on the way to a full segment. */
+static int segment_rows_reserve(segment_rows *rows, int more)
+{
+    int room = rows->room ? rows->room : SEGMENT_MIN_ROWS;
+    if (rows->count + more <= rows->room)
         return SQLITE_OK;
-    segment_rows_close(rows);
-    return SQLITE_NOMEM;
+    while (room < rows->count + more)
+        room *= 2;
+    if (room > rows->capacity)
+        room = rows->capacity;
+    size_t n = (size_t)room;
+    float *vectors =
+        sqlite3_realloc64(rows->vectors, n * (size_t)rows->dimension * sizeof *rows->vectors);
+    if (vectors)
+        rows->vectors = vectors;
+    int64_t *keys = sqlite3_realloc64(rows->keys, n * sizeof *rows->keys);
+    if (keys)
+        rows->keys = keys;
+    uint64_t *hashes = sqlite3_realloc64(rows->hashes, n * sizeof *rows->hashes);
+    if (hashes)
+        rows->hashes = hashes;
+    if (!vectors || !keys || !hashes)
+        return SQLITE_NOMEM;
+    rows->room = room;
+    return SQLITE_OK;
 }
 
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const id_value *id)
+                        uint64_t hash, const row_value *values)
 {
+    if (segment_rows_reserve(rows, 1) != SQLITE_OK)
+        return SQLITE_NOMEM;
     float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
     memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
     if (vector_first_nonfinite(stored, rows->dimension) >= 0)
         return SQLITE_MISMATCH;
-    if (rows->keeps_ids && id_list_append(&rows->ids, id) != SQLITE_OK)
-        return SQLITE_NOMEM;
+    for (int i = 0; i < rows->kept_values; i++) {
+        if (value_list_append(&rows->values, &values[i]) != SQLITE_OK)
+            return SQLITE_NOMEM;
+    }
     if (normalize)
         segment_normalize(stored, rows->dimension);
     rows->keys[rows->count] = key;
@@ -126,9 +152,11 @@ int segment_rows_append(segment_rows *rows, const void *embedding, int normalize
 
 int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 {
-    for (int slot = 0; rows->keeps_ids && slot < count; slot++) {
-        id_value id = id_list_get(&s->ids, slot);
-        if (id_list_append(&rows->ids, &id) != SQLITE_OK)
+    if (segment_rows_reserve(rows, count) != SQLITE_OK)
+        return SQLITE_NOMEM;
+    for (int i = 0; i < rows->kept_values * count; i++) {
+        row_value value = value_list_get(&s->values, i);
+        if (value_list_append(&rows->values, &value) != SQLITE_OK)
             return SQLITE_NOMEM;
     }
     size_t n = (size_t)count;
@@ -143,7 +171,7 @@ int segment_rows_copy(segment_rows *rows, const segment *s, int count)
 void segment_rows_reset(segment_rows *rows)
 {
     rows->count = 0;
-    id_list_clear(&rows->ids);
+    value_list_clear(&rows->values);
 }
 
 void segment_rows_close(segment_rows *rows)
@@ -151,7 +179,7 @@ void segment_rows_close(segment_rows *rows)
     sqlite3_free(rows->vectors);
     sqlite3_free(rows->keys);
     sqlite3_free(rows->hashes);
-    id_list_clear(&rows->ids);
+    value_list_clear(&rows->values);
     *rows = (segment_rows){0};
 }
 
@@ -205,8 +233,9 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     size_t components;
     faiss_IndexFlat_xb(s->flat, &vectors, &components);
     s->vectors = vectors;
-    s->ids = rows->ids;
-    rows->ids = (id_list){0};
+    s->kept_values = rows->kept_values;
+    s->values = rows->values;
+    rows->values = (value_list){0};
     *out = s;
     return SQLITE_OK;
 }
@@ -225,7 +254,7 @@ void segment_release(segment *s)
         faiss_IndexFlat_free(s->flat);
     sqlite3_free(s->keys);
     sqlite3_free(s->hashes);
-    id_list_clear(&s->ids);
+    value_list_clear(&s->values);
     sqlite3_free(s);
 }
 
@@ -239,14 +268,31 @@ int64_t segment_key(const segment *s, int slot)
     return s->keys[slot];
 }
 
+int segment_find(const segment *s, int64_t key)
+{
+    int low = 0, high = s->count - 1;
+    /* Where no rowid is missing the key says where it is. */
+    uint64_t guess = (uint64_t)key - (uint64_t)s->keys[0];
+    if (guess < (uint64_t)s->count && s->keys[guess] == key)
+        return (int)guess;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (s->keys[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return s->keys[low] == key ? low : -1;
+}
+
 uint64_t segment_hash(const segment *s, int slot)
 {
     return s->hashes[slot];
 }
 
-id_value segment_id(const segment *s, int slot)
+row_value segment_value(const segment *s, int slot, int i)
 {
-    return id_list_get(&s->ids, slot);
+    return value_list_get(&s->values, slot * s->kept_values + i);
 }
 
 const float *segment_vector(const segment *s, int slot)
@@ -257,7 +303,7 @@ const float *segment_vector(const segment *s, int slot)
 size_t segment_bytes(const segment *s)
 {
     size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
-    return sizeof *s + (size_t)s->count * row + id_list_bytes(&s->ids);
+    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values);
 }
 
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
@@ -277,17 +323,18 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
     return SQLITE_OK;
 }
 
-int segment_scores(const segment *s, const float *query, float *scores, char **message)
+int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
+                   float *scores, char **message)
 {
-    /* Labels for one piece at a time: FAISS wants them spelled out. */
+    /* FAISS wants every label spelled out: one piece at a time. */
     enum { PIECE = 1024 };
     idx_t labels[PIECE];
     int threads = use_one_thread();
     int code = 0;
-    for (int begin = 0; begin < s->count && code == 0; begin += PIECE) {
-        int n = s->count - begin < PIECE ? s->count - begin : PIECE;
+    for (int begin = 0; begin < count && code == 0; begin += PIECE) {
+        int n = count - begin < PIECE ? count - begin : PIECE;
         for (int i = 0; i < n; i++)
-            labels[i] = begin + i;
+            labels[i] = slots ? slots[begin + i] : begin + i;
         code =
             faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
     }

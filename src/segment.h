@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#include "ids.h"
+#include "values.h"
 #include "vector.h"
 
 /* A segment's vectors take about this many bytes, and its rows are no more than
@@ -26,30 +26,32 @@ typedef struct segment segment;
 /* Rows gathered for a segment to be. */
 typedef struct segment_rows {
     int dimension;
-    int capacity; /* rows that fit: segment_capacity(dimension) */
+    int capacity; /* rows of a full segment: segment_capacity(dimension) */
+    int room;     /* rows that fit now */
     int count;
     float *vectors;   /* capacity × dimension, as the metric stores them */
     int64_t *keys;    /* rowid of each row; its ordinal where rows have no rowid */
     uint64_t *hashes; /* of each row's key, id and embedding, as stored in the source */
-    int keeps_ids;    /* the source cannot be asked for a row's id later */
-    id_list ids;      /* one a row, if keeps_ids */
+    int kept_values;  /* values kept with each row: its id first, then columns; 0 if
+                      ** the source can be asked for them later */
+    value_list values;
 } segment_rows;
 
 /* Rows of this dimension that make a full segment. */
 int segment_capacity(int dimension);
 
-/* Make room for one segment's rows. SQLITE_OK or SQLITE_NOMEM. */
-int segment_rows_open(segment_rows *rows, int dimension, int keeps_ids);
+/* Begin without rows; room is made as they come. SQLITE_OK. */
+int segment_rows_open(segment_rows *rows, int dimension, int kept_values);
 
 /* Append one row; the caller has checked that count < capacity. `embedding` is
 ** `dimension` floats at any alignment; with `normalize` the stored copy is
-** scaled to unit length. SQLITE_OK, SQLITE_NOMEM, or SQLITE_MISMATCH where a
+** scaled to unit length. `values` are those to keep. SQLITE_OK, SQLITE_NOMEM, or SQLITE_MISMATCH where a
 ** component is not finite: the row is then not appended. */
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const id_value *id);
+                        uint64_t hash, const row_value *values);
 
 /* Append the first `count` rows of a segment of the same metric, dimension and
-** keeping of ids. SQLITE_OK or SQLITE_NOMEM. */
+** number of kept values. SQLITE_OK or SQLITE_NOMEM. */
 int segment_rows_copy(segment_rows *rows, const segment *s, int count);
 
 /* Forget the rows, keep the room. */
@@ -57,7 +59,7 @@ void segment_rows_reset(segment_rows *rows);
 void segment_rows_close(segment_rows *rows);
 
 /* Build a segment of the rows (at least one), with one reference for the
-** caller. The rows stay as they are, but for `ids`, which moves into the
+** caller. The rows stay as they are, but for `values`, which moves into the
 ** segment. On failure a message, or SQLITE_NOMEM. */
 int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **message);
 
@@ -66,9 +68,11 @@ void segment_release(segment *s);
 
 int segment_count(const segment *s);
 int64_t segment_key(const segment *s, int slot);
+/* The slot of a key, -1 if there is none. Keys ascend. */
+int segment_find(const segment *s, int64_t key);
 uint64_t segment_hash(const segment *s, int slot);
-/* The id of a slot; only where the rows were gathered with keeps_ids. */
-id_value segment_id(const segment *s, int slot);
+/* The i-th value kept with a slot. */
+row_value segment_value(const segment *s, int slot, int i);
 /* The slot's vector as stored (normalized for cosine); valid while the segment
 ** is held. */
 const float *segment_vector(const segment *s, int slot);
@@ -81,8 +85,10 @@ size_t segment_bytes(const segment *s);
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
                    int *found, char **message);
 
-/* The score of every slot, bit for bit what segment_search() reports. */
-int segment_scores(const segment *s, const float *query, float *scores, char **message);
+/* The scores of `count` slots, or of the first `count` where `slots` is NULL, bit
+** for bit what segment_search() reports. */
+int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
+                   float *scores, char **message);
 
 /* Scores single vectors against a fixed one, bit for bit as a search does. */
 typedef struct scorer scorer;

@@ -5,7 +5,7 @@
 
 #include "sql_text.h"
 
-enum { BUILD_WAIT_MS = 50, RESOLVE_ATTEMPTS = 5 };
+enum { BUILD_WAIT_MS = 50, POLL_MS = 50, RESOLVE_ATTEMPTS = 5 };
 
 static int set_message(char **message, char *text)
 {
@@ -36,7 +36,7 @@ static void ensure_watch_keeper(connection *c)
 static int prepare_pin(snapshot *s, sqlite3_stmt **out, char **message)
 {
     s->connection->reading_source++;
-    int rc = source_prepare(s->connection->db, &s->tracked->source, SOURCE_PIN, out, message);
+    int rc = source_prepare(s->connection->db, &s->tracked->source, SOURCE_PIN, NULL, out, message);
     s->connection->reading_source--;
     return rc;
 }
@@ -48,8 +48,10 @@ static int resolve_source(const snapshot *s, source *fresh, char **message)
     const definition *asked = &s->tracked->asked;
     char *schema;
     int rc = source_find_database(db, asked->schema, &schema, message);
+    s->connection->reading_source++;
     if (rc == SQLITE_OK)
         rc = source_resolve(db, schema, asked->table, asked->id, asked->embedding, fresh, message);
+    s->connection->reading_source--;
     sqlite3_free(schema);
     return rc;
 }
@@ -181,6 +183,7 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
 void snapshot_close(snapshot *s)
 {
     sqlite3_finalize(s->lookup);
+    sqlite3_finalize(s->embedding);
     sqlite3_finalize(s->pin);
     index_release(s->version);
     if (s->tracked)
@@ -199,6 +202,8 @@ typedef struct reading {
     int strict;
     int dimension; /* 0 until the first row */
     int64_t left_out;
+    int value_count;   /* of each row: its id, then the columns that are kept */
+    row_value *values; /* of the row at hand */
     char expected[64];
 } reading;
 
@@ -208,12 +213,13 @@ static int expect_dimension(reading *r, int dimension)
     sqlite3_snprintf(sizeof r->expected, r->expected, "a BLOB of %d bytes (%d float32)",
                      dimension * VECTOR_COMPONENT_BYTES, dimension);
     const tracked_source *t = r->snapshot->tracked;
-    return index_builder_open(t->asked.metric, dimension, !t->source.rowid, r->base, &r->builder);
+    return index_builder_open(t->asked.metric, dimension, tracked_kept_values(t), r->base,
+                              &r->builder);
 }
 
 /* A row that cannot be indexed: an error, or left out with strict=off. `found`
 ** says what it holds and is freed. */
-static int reading_bad_row(reading *r, const id_value *id, char *found, char **message)
+static int reading_bad_row(reading *r, const row_value *id, char *found, char **message)
 {
     const tracked_source *t = r->snapshot->tracked;
     if (r->strict)
@@ -230,7 +236,10 @@ static int read_row(reading *r, char **message)
     int type = sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING);
     if (type == SQLITE_NULL)
         return SQLITE_OK;
-    id_value id = id_from_value(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
+    const row_value *id = r->values;
+    r->values[0] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
+    for (int i = 1; i < r->value_count; i++)
+        r->values[i] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_FIRST + i - 1));
     int bytes = type == SQLITE_BLOB || type == SQLITE_TEXT
                     ? sqlite3_column_bytes(r->rows, SOURCE_COLUMN_EMBEDDING)
                     : 0;
@@ -241,15 +250,39 @@ static int read_row(reading *r, char **message)
             return rc;
     }
     if (!fits || bytes != r->dimension * VECTOR_COMPONENT_BYTES)
-        return reading_bad_row(r, &id, source_describe_value(type, bytes), message);
+        return reading_bad_row(r, id, source_describe_value(type, bytes), message);
     const void *embedding = sqlite3_column_blob(r->rows, SOURCE_COLUMN_EMBEDDING);
     if (!embedding)
         return SQLITE_NOMEM;
     int64_t key = sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY);
-    uint64_t hash = index_row_hash(key, &id, embedding, bytes);
-    int rc = index_builder_row(r->builder, key, hash, &id, embedding, message);
+    uint64_t hash = index_row_hash(key, r->values, r->value_count, embedding, bytes);
+    int rc = index_builder_row(r->builder, key, hash, r->values, embedding, message);
     if (rc == SQLITE_MISMATCH)
-        rc = reading_bad_row(r, &id, sqlite3_mprintf("NaN or infinity"), message);
+        rc = reading_bad_row(r, id, sqlite3_mprintf("NaN or infinity"), message);
+    return rc;
+}
+
+/* ", s."a", s."b"" for all other columns of the source. */
+static char *all_columns(const source *s)
+{
+    sqlite3_str *columns = sqlite3_str_new(NULL);
+    for (int i = 0; i < s->column_count; i++)
+        sqlite3_str_appendf(columns, ", s.\"%w\"", s->columns[i].name);
+    return sqlite3_str_finish(columns);
+}
+
+static int prepare_reading(reading *r, char **message)
+{
+    connection *c = r->snapshot->connection;
+    const source *s = r->snapshot->source;
+    char *columns = r->value_count > 1 ? all_columns(s) : NULL;
+    if (r->value_count > 1 && !columns)
+        return SQLITE_NOMEM;
+    source_query query = {.columns = columns};
+    c->reading_source++;
+    int rc = source_prepare(c->db, s, SOURCE_READ_ALL, &query, &r->rows, message);
+    c->reading_source--;
+    sqlite3_free(columns);
     return rc;
 }
 
@@ -258,7 +291,7 @@ static int empty_version(const tracked_source *t, int64_t left_out, index_versio
                          char **message)
 {
     index_builder *b;
-    int rc = index_builder_open(t->asked.metric, 0, !t->source.rowid, NULL, &b);
+    int rc = index_builder_open(t->asked.metric, 0, tracked_kept_values(t), NULL, &b);
     if (rc == SQLITE_OK)
         rc = index_builder_finish(b, left_out, out, message);
     index_builder_close(b);
@@ -276,9 +309,9 @@ static int read_source(snapshot *s, index_version *base, int strict, index_versi
     reading r = {.snapshot = s, .base = base, .strict = strict};
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
-    s->connection->reading_source++;
-    int rc = source_prepare(db, &t->source, SOURCE_READ_ALL, &r.rows, message);
-    s->connection->reading_source--;
+    r.value_count = tracked_kept_values(t) ? tracked_kept_values(t) : 1;
+    r.values = sqlite3_malloc64((sqlite3_uint64)r.value_count * sizeof *r.values);
+    int rc = r.values ? prepare_reading(&r, message) : SQLITE_NOMEM;
     if (rc == SQLITE_OK && t->asked.dimension)
         rc = expect_dimension(&r, t->asked.dimension);
     while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW)
@@ -290,6 +323,7 @@ static int read_source(snapshot *s, index_version *base, int strict, index_versi
         rc = source_failure(db, &t->source, rc, message);
     sqlite3_finalize(r.rows);
     index_builder_close(r.builder);
+    sqlite3_free(r.values);
     clock_gettime(CLOCK_MONOTONIC, &end);
     if (rc == SQLITE_OK && *out != base) {
         (*out)->build_seconds =
@@ -318,7 +352,7 @@ static uint64_t schema_state(sqlite3 *db, const char *schema, uint64_t state)
         address =
             (uint64_t)(uintptr_t)sqlite3_serialize(db, schema, &size, SQLITE_SERIALIZE_NOCOPY);
     uint64_t parts[] = {state, (uint64_t)rc, version, address, (uint64_t)size};
-    return index_row_hash(0, NULL, parts, sizeof parts);
+    return index_row_hash(0, NULL, 0, parts, sizeof parts);
 }
 
 /* What names the state of the source in the held snapshot. Only a temporary
@@ -374,6 +408,25 @@ static int check_interrupt(snapshot *s, char **message)
     return rc == SQLITE_OK ? rc : source_failure(db, s->source, rc, message);
 }
 
+static int64_t milliseconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int snapshot_poll(void *argument, char **message)
+{
+    snapshot *s = argument;
+    int64_t now = milliseconds_now();
+    if (s->polled == 0)
+        s->polled = now;
+    if (now - s->polled < POLL_MS)
+        return SQLITE_OK;
+    s->polled = now;
+    return check_interrupt(s, message);
+}
+
 /* Read the source in a committed state and share the result. */
 static int refresh_shared(snapshot *s, uint64_t state, char **message)
 {
@@ -395,7 +448,7 @@ static int refresh_shared(snapshot *s, uint64_t state, char **message)
         index_release(t->latest);
         t->latest = registry_publish(t->shared, made, t->file_stamp);
         t->state = state;
-        t->trusted = t->watch != NULL && t->source.kind != SOURCE_VIRTUAL;
+        t->trusted = t->watch != NULL && !t->source.is_volatile;
         index_release(t->draft);
         t->draft = NULL;
     }
@@ -476,9 +529,11 @@ static int stand_on_row(snapshot *s, int64_t key, char **message)
     if (s->lookup_stands && s->lookup_key == key)
         return SQLITE_OK;
     int rc = SQLITE_OK;
+    source_query query = {.columns = s->columns};
     s->lookup_stands = 0;
     if (!s->lookup)
-        rc = source_prepare(s->connection->db, s->source, SOURCE_ROW_BY_KEY, &s->lookup, message);
+        rc = source_prepare(s->connection->db, s->source, SOURCE_ROW_BY_KEY, &query, &s->lookup,
+                            message);
     if (rc != SQLITE_OK)
         return rc;
     sqlite3_reset(s->lookup);
@@ -493,20 +548,36 @@ static int stand_on_row(snapshot *s, int64_t key, char **message)
     return SQLITE_OK;
 }
 
-int snapshot_hit_id(snapshot *s, const index_hit *hit, id_value *id, char **message)
+int snapshot_hit_id(snapshot *s, const index_hit *hit, row_value *id, char **message)
 {
-    if (s->version->keeps_ids) {
-        *id = index_hit_id(s->version, hit);
+    if (s->version->kept_values) {
+        *id = index_hit_value(s->version, hit, 0);
         return SQLITE_OK;
     }
     if (s->source->id_is_rowid) {
-        *id = (id_value){.type = SQLITE_INTEGER, .integer = hit->key};
+        *id = (row_value){.type = SQLITE_INTEGER, .integer = hit->key};
         return SQLITE_OK;
     }
     int rc = stand_on_row(s, hit->key, message);
     if (rc == SQLITE_OK)
-        *id = id_from_value(sqlite3_column_value(s->lookup, SOURCE_COLUMN_ID));
+        *id = value_from_sql(sqlite3_column_value(s->lookup, SOURCE_COLUMN_ID));
     return rc;
+}
+
+int snapshot_hit_column(snapshot *s, const index_hit *hit, int place, const char *name,
+                        sqlite3_context *context, char **message)
+{
+    if (!s->version->kept_values) {
+        int rc = stand_on_row(s, hit->key, message);
+        if (rc == SQLITE_OK)
+            sqlite3_result_value(context,
+                                 sqlite3_column_value(s->lookup, SOURCE_COLUMN_FIRST + place));
+        return rc;
+    }
+    int i = source_find_column(s->source, name); /* it is there: the caller has looked */
+    row_value value = index_hit_value(s->version, hit, 1 + i);
+    value_to_result(context, &value);
+    return SQLITE_OK;
 }
 
 /* Where rows have no key, count to the row: the same statement in the same
@@ -516,7 +587,7 @@ static int embedding_by_ordinal(snapshot *s, int64_t ordinal, sqlite3_context *c
 {
     sqlite3_stmt *rows;
     int expected = s->version->dimension * VECTOR_COMPONENT_BYTES;
-    int rc = source_prepare(s->connection->db, s->source, SOURCE_READ_ALL, &rows, message);
+    int rc = source_prepare(s->connection->db, s->source, SOURCE_READ_ALL, NULL, &rows, message);
     if (rc != SQLITE_OK)
         return rc;
     while ((rc = snapshot_step(s, rows)) == SQLITE_ROW) {
@@ -536,16 +607,32 @@ static int embedding_by_ordinal(snapshot *s, int64_t ordinal, sqlite3_context *c
     return rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
+static int embedding_by_key(snapshot *s, int64_t key, sqlite3_context *context, char **message)
+{
+    sqlite3 *db = s->connection->db;
+    int rc = SQLITE_OK;
+    if (!s->embedding)
+        rc = source_prepare(db, s->source, SOURCE_EMBEDDING_BY_KEY, NULL, &s->embedding, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    sqlite3_bind_int64(s->embedding, 1, key);
+    rc = snapshot_step(s, s->embedding);
+    if (rc == SQLITE_ROW)
+        sqlite3_result_value(context, sqlite3_column_value(s->embedding, SOURCE_COLUMN_EMBEDDING));
+    else if (rc == SQLITE_DONE)
+        rc = row_is_gone(s, key, message);
+    else
+        rc = source_failure(db, s->source, rc, message);
+    sqlite3_reset(s->embedding);
+    return rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
 int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *context,
                            char **message)
 {
     const index_version *v = s->version;
-    if (!v->keeps_ids) {
-        int rc = stand_on_row(s, hit->key, message);
-        if (rc == SQLITE_OK)
-            sqlite3_result_value(context, sqlite3_column_value(s->lookup, SOURCE_COLUMN_EMBEDDING));
-        return rc;
-    }
+    if (!v->kept_values)
+        return embedding_by_key(s, hit->key, context, message);
     if (v->metric == METRIC_KIND_COSINE)
         return embedding_by_ordinal(s, hit->key, context, message);
     sqlite3_result_blob(context, segment_vector(v->segments[hit->segment], hit->slot),
@@ -562,16 +649,18 @@ int snapshot_define(connection *c, const char *database, const char *table, defi
     int rc = source_find_database(c->db, database, &out->schema, message);
     if (rc != SQLITE_OK)
         return rc;
-    const definition *known = connection_find_table(c, out->schema, table);
-    if (known) {
-        definition_clear(out);
-        return definition_copy(out, known);
-    }
     out->table = sqlite3_mprintf("%s", table);
-    if (out->table)
+    if (!out->table) {
+        definition_clear(out);
+        return SQLITE_NOMEM;
+    }
+    if (!connection_is_tracked(c, out))
+        source_connect(c->db, out->schema, out->table);
+    const definition *known = connection_find_table(c, out->schema, out->table);
+    if (!known)
         return SQLITE_OK;
     definition_clear(out);
-    return SQLITE_NOMEM;
+    return definition_copy(out, known);
 }
 
 int snapshot_begin_search(const snapshot *s, int dimension, char **message)

@@ -10,6 +10,7 @@
 #define SNAPSHOT_H
 
 #include "connection.h"
+#include "walk.h"
 
 typedef struct snapshot {
     connection *connection;
@@ -17,9 +18,12 @@ typedef struct snapshot {
     const source *source;
     sqlite3_stmt *pin; /* stepped once and held: the read transaction */
     index_version *version;
+    const char *columns;  /* of a source_query, for the look-ups; set by the owner */
     sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
     int64_t lookup_key;
     int lookup_stands;
+    sqlite3_stmt *embedding; /* the embedding of a row by its key */
+    int64_t polled;          /* when an interrupt was last looked for, in ms */
 } snapshot;
 
 /* Open a snapshot of the source that `d` defines: hold a read transaction on it,
@@ -44,12 +48,22 @@ void snapshot_close(snapshot *s);
 
 /* The id of a row that a search found, as the source holds it in this snapshot.
 ** The bytes of a text live until the next call on the snapshot. */
-int snapshot_hit_id(snapshot *s, const index_hit *hit, id_value *id, char **message);
+int snapshot_hit_id(snapshot *s, const index_hit *hit, row_value *id, char **message);
+
+/* Hand the value of another column of a row that a search found to SQLite: the
+** `place`-th of s->columns, or the one of this name where values are kept. */
+int snapshot_hit_column(snapshot *s, const index_hit *hit, int place, const char *name,
+                        sqlite3_context *context, char **message);
 
 /* Hand the embedding of a row that a search found to SQLite, as stored. One
-** look-up by rowid; where rows have none, one read of the source. */
+** look-up by rowid; where rows have none, for cosine, one read of the source. */
 int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *context,
                            char **message);
+
+/* Look now and then, during long work in memory, whether the connection was
+** interrupted or its progress handler asks to stop. Costs a clock reading, and
+** every 50 ms a small statement. A walk_check. */
+int snapshot_poll(void *snapshot, char **message);
 
 /* Step a statement that reads the source, so that a source which reads a faiss
 ** table is refused. */

@@ -36,6 +36,10 @@ enum { DATABASE_LIST_NAME = 1, DATABASE_LIST_FILE = 2 };
 int source_find_database(sqlite3 *db, const char *name, char **schema, char **message)
 {
     *schema = NULL;
+    if (sqlite3_db_readonly(db, name) >= 0) { /* it is a schema: no need to list them */
+        *schema = sqlite3_mprintf("%s", name);
+        return *schema ? SQLITE_OK : SQLITE_NOMEM;
+    }
     sqlite3_stmt *list;
     int rc = sql_prepare(db, sql_text(SQL_DATABASE_LIST, NULL), &list);
     sqlite3_str *names = sqlite3_str_new(db);
@@ -143,39 +147,51 @@ enum { ROWID_NAMES = 3 };
 /* What the pass over a source's columns gathers. */
 typedef struct column_pass {
     const char *wanted_id, *wanted_embedding;
-    char *id, *embedding, *id_type;
+    int id, embedding;       /* their places in the source's columns, -1 if not there */
     int id_is_key;           /* it is in the primary key, and of type INTEGER */
     int key_columns;         /* of the primary key */
     int hidden[ROWID_NAMES]; /* a column bears this name of the rowid */
     sqlite3_str *names;      /* of all columns, for a message */
-    int out_of_memory;
 } column_pass;
 
-static void pass_column(column_pass *pass, sqlite3_stmt *row)
+/* Append a column to the source's. */
+static int add_column(sqlite3 *db, source *s, const char *name, const char *type)
+{
+    source_column *columns =
+        sqlite3_realloc64(s->columns, ((size_t)s->column_count + 1) * sizeof *columns);
+    if (!columns)
+        return SQLITE_NOMEM;
+    s->columns = columns;
+    const char *collation = NULL;
+    if (s->kind != SOURCE_VIEW)
+        sqlite3_table_column_metadata(db, s->schema, s->table, name, NULL, &collation, NULL, NULL,
+                                      NULL);
+    source_column *column = &columns[s->column_count++];
+    *column = (source_column){sqlite3_mprintf("%s", name), affinity_of(type),
+                              sqlite3_mprintf("%s", collation ? collation : "BINARY")};
+    return column->name && column->collation ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int pass_column(sqlite3 *db, source *s, column_pass *pass, sqlite3_stmt *row)
 {
     enum { CID, NAME, TYPE, NOT_NULL, DEFAULT, KEY };
     const char *name = (const char *)sqlite3_column_text(row, NAME);
     const char *type = (const char *)sqlite3_column_text(row, TYPE);
-    if (!name) {
-        pass->out_of_memory = 1;
-        return;
-    }
+    if (!name)
+        return SQLITE_NOMEM;
     sqlite3_str_appendf(pass->names, "%s%s", sqlite3_str_length(pass->names) ? ", " : "", name);
     for (int i = 0; i < ROWID_NAMES; i++)
         pass->hidden[i] |= sqlite3_stricmp(name, rowid_names[i]) == 0;
     int key = sqlite3_column_int(row, KEY);
     pass->key_columns += key > 0;
-    if (!pass->id && sqlite3_stricmp(name, pass->wanted_id ? pass->wanted_id : "id") == 0) {
-        pass->id = sqlite3_mprintf("%s", name);
-        pass->id_type = sqlite3_mprintf("%s", affinity_of(type));
+    if (pass->id < 0 && sqlite3_stricmp(name, pass->wanted_id ? pass->wanted_id : "id") == 0) {
+        pass->id = s->column_count;
         pass->id_is_key = key > 0 && type && sqlite3_stricmp(type, "INTEGER") == 0;
-        pass->out_of_memory |= !pass->id || !pass->id_type;
     }
-    if (!pass->embedding &&
-        sqlite3_stricmp(name, pass->wanted_embedding ? pass->wanted_embedding : "embedding") == 0) {
-        pass->embedding = sqlite3_mprintf("%s", name);
-        pass->out_of_memory |= !pass->embedding;
-    }
+    if (pass->embedding < 0 &&
+        sqlite3_stricmp(name, pass->wanted_embedding ? pass->wanted_embedding : "embedding") == 0)
+        pass->embedding = s->column_count;
+    return add_column(db, s, name, type);
 }
 
 /* Whether the one INTEGER column of the primary key has an index of its own, and
@@ -204,52 +220,76 @@ static int is_rowid_name(const char *name)
     return 0;
 }
 
+/* Take the column at `i` out of the source's, and give its parts away. */
+static source_column take_column(source *s, int i)
+{
+    source_column taken = s->columns[i];
+    s->column_count--;
+    memmove(s->columns + i, s->columns + i + 1, (size_t)(s->column_count - i) * sizeof *s->columns);
+    return taken;
+}
+
+/* Set the id and the embedding apart from the other columns. */
+static int take_names(source *s, const column_pass *pass)
+{
+    source_column id = {NULL, "INTEGER", NULL}, embedding;
+    if (pass->id > pass->embedding) {
+        id = take_column(s, pass->id);
+        embedding = take_column(s, pass->embedding);
+    } else {
+        embedding = take_column(s, pass->embedding);
+        if (pass->id >= 0)
+            id = take_column(s, pass->id);
+    }
+    s->embedding = embedding.name;
+    sqlite3_free(embedding.collation);
+    s->id = id.name;
+    s->id_affinity = id.affinity;
+    s->id_collation = id.collation ? id.collation : sqlite3_mprintf("BINARY");
+    return s->id_collation ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int missing_column(const source *s, const char *name, const char *all, char **message)
+{
+    return set_message(message, sqlite3_mprintf("%s.%s has no column %s (it has %s)", s->schema,
+                                                s->table, name, all));
+}
+
 /* Take what the pass found into the source, or say what is missing. */
-static int resolve_names(source *s, column_pass *pass, const char *all, char **message)
+static int resolve_names(source *s, const column_pass *pass, const char *all, char **message)
 {
     for (int i = 0; i < ROWID_NAMES && !s->rowid && s->kind == SOURCE_ROWID_TABLE; i++)
         s->rowid = pass->hidden[i] ? NULL : rowid_names[i];
     if (s->kind == SOURCE_ROWID_TABLE && !s->rowid)
         s->kind = SOURCE_WITHOUT_ROWID;
-    s->id = pass->id;
-    s->embedding = pass->embedding;
-    s->id_affinity = pass->id_type;
-    pass->id = pass->embedding = pass->id_type = NULL;
-    if (!s->embedding) {
-        return set_message(
-            message,
-            sqlite3_mprintf("%s.%s has no column %s (it has %s)", s->schema, s->table,
-                            pass->wanted_embedding ? pass->wanted_embedding : "embedding", all));
-    }
+    const char *embedding = pass->wanted_embedding ? pass->wanted_embedding : "embedding";
+    const char *id = pass->wanted_id ? pass->wanted_id : "id";
     int rowid_will_do = s->rowid && (!pass->wanted_id || is_rowid_name(pass->wanted_id));
-    if (!s->id && !rowid_will_do) {
-        return set_message(message, sqlite3_mprintf("%s.%s has no column %s (it has %s)", s->schema,
-                                                    s->table,
-                                                    pass->wanted_id ? pass->wanted_id : "id", all));
+    if (pass->embedding < 0)
+        return missing_column(s, embedding, all, message);
+    if (pass->id < 0 && !rowid_will_do)
+        return missing_column(s, id, all, message);
+    if (pass->id == pass->embedding) {
+        return set_message(message, sqlite3_mprintf("%s cannot be both the id and the embedding of "
+                                                    "%s.%s",
+                                                    id, s->schema, s->table));
     }
-    if (!s->id) {
-        s->id_is_rowid = 1;
-        s->id_affinity = sqlite3_mprintf("INTEGER");
-    }
-    return s->id_affinity ? SQLITE_OK : SQLITE_NOMEM;
+    s->id_is_rowid = pass->id < 0;
+    return take_names(s, pass);
 }
 
 static int resolve_columns(sqlite3 *db, source *s, const char *id, const char *embedding,
                            char **message)
 {
-    column_pass pass = {.wanted_id = id, .wanted_embedding = embedding};
+    column_pass pass = {.wanted_id = id, .wanted_embedding = embedding, .id = -1, .embedding = -1};
     pass.names = sqlite3_str_new(db);
     sqlite3_stmt *columns;
     int rc = prepare_pragma(db, SQL_TABLE_COLUMNS, s->schema, s->table, &columns);
-    while (rc == SQLITE_OK && (rc = sqlite3_step(columns)) == SQLITE_ROW) {
-        rc = SQLITE_OK;
-        pass_column(&pass, columns);
-    }
+    while (rc == SQLITE_OK && (rc = sqlite3_step(columns)) == SQLITE_ROW)
+        rc = pass_column(db, s, &pass, columns);
     int finalized = sqlite3_finalize(columns);
     rc = rc == SQLITE_DONE ? finalized : rc;
     char *all = sqlite3_str_finish(pass.names);
-    if (pass.out_of_memory)
-        rc = SQLITE_NOMEM;
     if (rc != SQLITE_OK)
         rc = source_failure(db, s, rc, message);
     else
@@ -261,10 +301,50 @@ static int resolve_columns(sqlite3 *db, source *s, const char *id, const char *e
         s->id_is_rowid = rc == SQLITE_OK && !has_index;
     }
     sqlite3_free(all);
-    sqlite3_free(pass.id);
-    sqlite3_free(pass.embedding);
-    sqlite3_free(pass.id_type);
     return rc;
+}
+
+void source_connect(sqlite3 *db, const char *schema, const char *table)
+{
+    sqlite3_stmt *list;
+    if (prepare_pragma(db, SQL_TABLE_LIST, schema, table, &list) == SQLITE_OK)
+        sqlite3_step(list);
+    sqlite3_finalize(list);
+}
+
+/* Whether a function, named as in "lower(1)", is deterministic. */
+static int is_deterministic(sqlite3 *db, const char *call)
+{
+    sqlite3_stmt *flags;
+    int result = 0;
+    if (sqlite3_prepare_v2(db, SQL_FUNCTION_FLAGS, -1, &flags, NULL) == SQLITE_OK) {
+        sqlite3_bind_text(flags, 1, call, (int)strcspn(call, "("), SQLITE_STATIC);
+        result = sqlite3_step(flags) == SQLITE_ROW && sqlite3_column_int(flags, 0) != 0;
+    }
+    sqlite3_finalize(flags);
+    return result;
+}
+
+/* Find out whether a view is volatile, from the program that SQLite makes of it. */
+static int resolve_volatile(sqlite3 *db, source *s, char **message)
+{
+    enum { OPCODE = 1, P4 = 5 };
+    sqlite3_stmt *program;
+    s->is_volatile = s->kind == SOURCE_VIRTUAL;
+    if (s->kind != SOURCE_VIEW)
+        return SQLITE_OK;
+    int rc = source_prepare(db, s, SOURCE_EXPLAIN, NULL, &program, message);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(program)) == SQLITE_ROW) {
+        rc = SQLITE_OK;
+        const char *opcode = (const char *)sqlite3_column_text(program, OPCODE);
+        const char *call = (const char *)sqlite3_column_text(program, P4);
+        int calls = opcode && (strcmp(opcode, "Function") == 0 || strcmp(opcode, "PureFunc") == 0);
+        if (!opcode || strcmp(opcode, "VOpen") == 0 ||
+            (calls && !(call && is_deterministic(db, call))))
+            s->is_volatile = 1;
+    }
+    int finalized = sqlite3_finalize(program);
+    return rc == SQLITE_DONE ? finalized : rc;
 }
 
 int source_resolve(sqlite3 *db, const char *schema, const char *table, const char *id,
@@ -276,14 +356,8 @@ int source_resolve(sqlite3 *db, const char *schema, const char *table, const cha
         rc = resolve_kind(db, out, message);
     if (rc == SQLITE_OK)
         rc = resolve_columns(db, out, id, embedding, message);
-    if (rc == SQLITE_OK) {
-        const char *collation = NULL;
-        if (out->id && out->kind != SOURCE_VIEW)
-            sqlite3_table_column_metadata(db, out->schema, out->table, out->id, NULL, &collation,
-                                          NULL, NULL, NULL);
-        out->id_collation = sqlite3_mprintf("%s", collation ? collation : "BINARY");
-        rc = out->id_collation ? SQLITE_OK : SQLITE_NOMEM;
-    }
+    if (rc == SQLITE_OK)
+        rc = resolve_volatile(db, out, message);
     if (rc != SQLITE_OK)
         source_clear(out);
     return rc;
@@ -295,8 +369,12 @@ void source_clear(source *s)
     sqlite3_free(s->table);
     sqlite3_free(s->id);
     sqlite3_free(s->embedding);
-    sqlite3_free(s->id_affinity);
     sqlite3_free(s->id_collation);
+    for (int i = 0; i < s->column_count; i++) {
+        sqlite3_free(s->columns[i].name);
+        sqlite3_free(s->columns[i].collation);
+    }
+    sqlite3_free(s->columns);
     *s = (source){0};
 }
 
@@ -307,38 +385,47 @@ static int same_text(const char *a, const char *b)
 
 int source_equal(const source *a, const source *b)
 {
-    return a->kind == b->kind && same_text(a->schema, b->schema) && same_text(a->table, b->table) &&
-           same_text(a->id, b->id) && same_text(a->embedding, b->embedding) &&
-           same_text(a->rowid, b->rowid) && a->id_is_rowid == b->id_is_rowid &&
-           same_text(a->id_collation, b->id_collation);
+    if (a->kind != b->kind || !same_text(a->schema, b->schema) || !same_text(a->table, b->table) ||
+        !same_text(a->id, b->id) || !same_text(a->embedding, b->embedding) ||
+        !same_text(a->rowid, b->rowid) || a->id_is_rowid != b->id_is_rowid ||
+        a->is_volatile != b->is_volatile || !same_text(a->id_collation, b->id_collation) ||
+        a->column_count != b->column_count)
+        return 0;
+    for (int i = 0; i < a->column_count; i++) {
+        if (!same_text(a->columns[i].name, b->columns[i].name) ||
+            !same_text(a->columns[i].collation, b->columns[i].collation))
+            return 0;
+    }
+    return 1;
+}
+
+int source_find_column(const source *s, const char *name)
+{
+    for (int i = 0; i < s->column_count; i++) {
+        if (sqlite3_stricmp(s->columns[i].name, name) == 0)
+            return i;
+    }
+    return -1;
 }
 
 /* ---- statements ---- */
 
-static const char *statement_text(source_statement which)
-{
-    switch (which) {
-    case SOURCE_PIN:
-        return SQL_PIN_SOURCE;
-    case SOURCE_READ_ALL:
-        return SQL_READ_ROWS;
-    case SOURCE_SCAN:
-        return SQL_SCAN_ROWS;
-    case SOURCE_ROW_BY_KEY:
-        return SQL_ROW_BY_KEY;
-    case SOURCE_ROWS_BY_ROWID:
-        return SQL_ROWS_BY_ROWID;
-    case SOURCE_ROWS_BY_ID:
-        return SQL_ROWS_BY_ID;
-    case SOURCE_FIRST_EMBEDDING:
-        return SQL_FIRST_EMBEDDING;
-    default:
-        return SQL_FIRST_ODD_ROW;
-    }
-}
+static const char *const statement_texts[] = {
+    [SOURCE_PIN] = SQL_PIN_SOURCE,
+    [SOURCE_READ_ALL] = SQL_READ_ROWS,
+    [SOURCE_SCAN] = SQL_SCAN_ROWS,
+    [SOURCE_ROW_BY_KEY] = SQL_ROW_BY_KEY,
+    [SOURCE_EMBEDDING_BY_KEY] = SQL_EMBEDDING_BY_KEY,
+    [SOURCE_KEYS_OF_FILTER] = SQL_KEYS_OF_FILTER,
+    [SOURCE_EXPLAIN_FILTER] = SQL_EXPLAIN_FILTER,
+    [SOURCE_TEST_FILTER] = SQL_TEST_FILTER,
+    [SOURCE_EXPLAIN] = SQL_EXPLAIN_SOURCE,
+    [SOURCE_FIRST_EMBEDDING] = SQL_FIRST_EMBEDDING,
+    [SOURCE_FIRST_ODD_ROW] = SQL_FIRST_ODD_ROW,
+};
 
-int source_prepare(sqlite3 *db, const source *s, source_statement which, sqlite3_stmt **out,
-                   char **message)
+int source_prepare(sqlite3 *db, const source *s, source_statement which, const source_query *query,
+                   sqlite3_stmt **out, char **message)
 {
     /* Columns are qualified: a double-quoted name that matches none would
     ** otherwise be taken for a string. */
@@ -346,20 +433,19 @@ int source_prepare(sqlite3 *db, const source *s, source_statement which, sqlite3
     char *id = s->id ? sqlite3_mprintf("s.\"%w\"", s->id) : sqlite3_mprintf("s.%s", s->rowid);
     char *embedding = sqlite3_mprintf("s.\"%w\"", s->embedding);
     char *table = sql_quote_table(s->schema, s->table);
-    char *collation = sql_quote(s->id_collation);
     char *order = s->rowid ? sqlite3_mprintf("ORDER BY s.%s", s->rowid) : sqlite3_mprintf("");
-    int rc =
-        sql_prepare(db,
-                    sql_text(statement_text(which), "key", key, "id", id, "embedding", embedding,
-                             "source", table, "collation", collation, "order", order, NULL),
-                    out);
+    const char *columns = query && query->columns ? query->columns : "";
+    const char *filter = query && query->filter ? query->filter : "";
+    char *text =
+        sql_text(statement_texts[which], "key", key, "id", id, "embedding", embedding, "source",
+                 table, "order", order, "columns", columns, "filter", filter, NULL);
+    int rc = sql_prepare(db, text, out);
     if (rc != SQLITE_OK)
         rc = source_failure(db, s, rc, message);
     sqlite3_free(key);
     sqlite3_free(id);
     sqlite3_free(embedding);
     sqlite3_free(table);
-    sqlite3_free(collation);
     sqlite3_free(order);
     return rc;
 }
@@ -380,13 +466,13 @@ char *source_describe_value(int type, int bytes)
     }
 }
 
-int source_bad_row(const source *s, int64_t key, const id_value *id, char *found,
+int source_bad_row(const source *s, int64_t key, const row_value *id, char *found,
                    const char *expected, char **message)
 {
     char rowid[32] = "";
     if (s->rowid && !s->id_is_rowid)
         sqlite3_snprintf(sizeof rowid, rowid, " (rowid %lld)", (long long)key);
-    char *shown = id_describe(id);
+    char *shown = value_describe(id);
     if (shown && found)
         *message =
             sqlite3_mprintf("row with id %s%s of %s.%s: column %s holds %s, expected %s", shown,

@@ -5,7 +5,7 @@
 #ifndef SOURCE_H
 #define SOURCE_H
 
-#include "ids.h"
+#include "values.h"
 #include "vector.h"
 
 typedef enum source_kind {
@@ -15,37 +15,63 @@ typedef enum source_kind {
     SOURCE_VIRTUAL
 } source_kind;
 
+/* A column other than the id and the embedding. */
+typedef struct source_column {
+    char *name;
+    const char *affinity; /* INTEGER, REAL, NUMERIC, TEXT or BLOB */
+    char *collation;      /* BINARY, NOCASE, ... */
+} source_column;
+
 typedef struct source {
     source_kind kind;
     char *schema, *table;
-    char *id;           /* column; NULL where the rowid is the id */
-    char *embedding;    /* column */
-    const char *rowid;  /* rowid, _rowid_ or oid; NULL where rows have no readable one */
-    int id_is_rowid;    /* the id of a row is its rowid: nothing to look up */
-    char *id_affinity;  /* INTEGER, REAL, NUMERIC, TEXT or BLOB */
-    char *id_collation; /* BINARY, NOCASE, … */
+    char *id;          /* column; NULL where the rowid is the id */
+    char *embedding;   /* column */
+    const char *rowid; /* rowid, _rowid_ or oid; NULL where rows have no readable one */
+    int id_is_rowid;   /* the id of a row is its rowid: nothing to look up */
+    const char *id_affinity;
+    char *id_collation;
+    int is_volatile;        /* rows may change without a commit: a virtual table, or a view over
+                     ** one or with a function that is not deterministic */
+    source_column *columns; /* the other columns, in their order */
+    int column_count;
 } source;
 
-/* Which statement to prepare; each selects the key (the rowid, NULL if there is
-** none), the id and the embedding. */
+/* Which statement to prepare. Those that read rows select the key (the rowid,
+** NULL if there is none), the id, the embedding, and the columns that a
+** source_query asks for. */
 typedef enum source_statement {
-    SOURCE_PIN,             /* holds the snapshot: its one step reads no row */
-    SOURCE_READ_ALL,        /* every row, in the order of the source */
-    SOURCE_SCAN,            /* every row with an embedding */
-    SOURCE_ROW_BY_KEY,      /* ?1: a rowid */
-    SOURCE_ROWS_BY_ROWID,   /* ?1: a rowid; the row if it has an embedding */
-    SOURCE_ROWS_BY_ID,      /* ?1: an id, compared as the source's column compares */
+    SOURCE_PIN,              /* holds the snapshot: its one step reads no row */
+    SOURCE_READ_ALL,         /* every row, in the order of the source */
+    SOURCE_SCAN,             /* every row with an embedding that the filter allows */
+    SOURCE_ROW_BY_KEY,       /* ?1: a rowid; the embedding is NULL */
+    SOURCE_EMBEDDING_BY_KEY, /* ?1: a rowid */
+
+    SOURCE_KEYS_OF_FILTER,  /* the rowids that a filter allows */
+    SOURCE_EXPLAIN_FILTER,  /* SQLite's plan for that */
+    SOURCE_TEST_FILTER,     /* ?1: a rowid; a row if the filter allows it */
+    SOURCE_EXPLAIN,         /* the program that reads it */
     SOURCE_FIRST_EMBEDDING, /* type and length of the first embedding */
     SOURCE_FIRST_ODD_ROW    /* ?1: a length; id, type and length of a row that differs */
 } source_statement;
 
-enum { SOURCE_COLUMN_KEY, SOURCE_COLUMN_ID, SOURCE_COLUMN_EMBEDDING };
+enum { SOURCE_COLUMN_KEY, SOURCE_COLUMN_ID, SOURCE_COLUMN_EMBEDDING, SOURCE_COLUMN_FIRST };
+
+/* What a statement selects and filters by beyond that; NULL for nothing. */
+typedef struct source_query {
+    const char *columns; /* ", s.\"a\", s.\"b\"" */
+    const char *filter;  /* " AND ...", with parameters from ?2 on */
+} source_query;
 
 /* The schema that a database name means on this connection: a schema of that
 ** name, else the schema whose file has that stem ("blog" for blog.db), the
 ** first attached if several have. The caller frees *schema. On failure a
 ** message that lists the names there are. */
 int source_find_database(sqlite3 *db, const char *name, char **schema, char **message);
+
+/* Have schema.table connected if it is a virtual table, so that a faiss table is
+** known by its name. No error if there is no such table. */
+void source_connect(sqlite3 *db, const char *schema, const char *table);
 
 /* Read what there is to know about schema.table. `id` and `embedding` name
 ** columns, or are NULL for the defaults: "id" or else the rowid, "embedding".
@@ -58,10 +84,13 @@ void source_clear(source *s);
 /* Whether both read the same columns in the same way. */
 int source_equal(const source *a, const source *b);
 
-/* Prepare one of the statements above; the caller finalizes it. On failure a
-** message that names the source. */
-int source_prepare(sqlite3 *db, const source *s, source_statement which, sqlite3_stmt **out,
-                   char **message);
+/* Prepare one of the statements above; the caller finalizes it. `query` may be
+** NULL. On failure a message that names the source. */
+int source_prepare(sqlite3 *db, const source *s, source_statement which, const source_query *query,
+                   sqlite3_stmt **out, char **message);
+
+/* The number of the column of this name (in any case), -1 if there is none. */
+int source_find_column(const source *s, const char *name);
 
 /* Turn the failure of a statement on the source into a message; an interrupt has
 ** none but SQLite's own, which hosts look for. Returns rc, or SQLITE_NOMEM. */
@@ -71,7 +100,7 @@ int source_failure(sqlite3 *db, const source *s, int rc, char **message);
 ** "row with id 'a' (rowid 7) of main.docs: column embedding holds …, expected …".
 ** Returns SQLITE_ERROR or SQLITE_NOMEM. `found` and `expected` are parts of the
 ** sentence; `found` is freed. */
-int source_bad_row(const source *s, int64_t key, const id_value *id, char *found,
+int source_bad_row(const source *s, int64_t key, const row_value *id, char *found,
                    const char *expected, char **message);
 
 /* "a BLOB of 10 bytes", "TEXT", …: what a column of a row holds. */

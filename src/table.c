@@ -3,14 +3,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config.h"
 #include "cursor.h"
 #include "snapshot.h"
-#include "sql_text.h"
 
-enum { FORMAT_VERSION = 1, ROWS_GUESSED = 100000 };
+enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
 
 /* Declared columns, in this order. */
-enum { COLUMN_ID, COLUMN_SCORE, COLUMN_DISTANCE, COLUMN_VECTOR, COLUMN_K, COLUMN_COMMAND };
+enum {
+    COLUMN_ID,
+    COLUMN_SCORE,
+    COLUMN_DISTANCE,
+    COLUMN_VECTOR,
+    COLUMN_K,
+    COLUMN_COMMAND,
+    COLUMN_FIRST
+};
 
 static int set_message(char **message, char *text)
 {
@@ -61,7 +69,7 @@ static int parse_dimension(const char *value, definition *d)
 {
     char *end;
     long dimension = strtol(value, &end, 10);
-    if (end == value || *end || dimension < 1 || dimension > 1 << 20)
+    if (end == value || *end || dimension < 1 || dimension > DIMENSION_MOST)
         return 0;
     d->dimension = (int)dimension;
     return 1;
@@ -84,7 +92,7 @@ static const struct option {
     {"metric", parse_metric, "l2, ip or cosine"},
     {"id", parse_id, "a column name"},
     {"embedding", parse_embedding, "a column name"},
-    {"dimension", parse_dimension, "a whole number from 1 on"},
+    {"dimension", parse_dimension, "a whole number from 1 to 1048576"},
     {"strict", parse_strict, "on or off"},
 };
 enum { OPTIONS = sizeof options / sizeof *options };
@@ -135,7 +143,7 @@ static int unknown_option(const char *name, char **message)
     return rc;
 }
 
-static int parse_option(const char *argument, definition *d, char **message)
+static int parse_option(const char *argument, definition *d, int *given, char **message)
 {
     const char *equals = strchr(argument, '=');
     if (!equals) {
@@ -152,6 +160,8 @@ static int parse_option(const char *argument, definition *d, char **message)
     }
     if (rc == SQLITE_OK && !found)
         rc = unknown_option(name, message);
+    else if (rc == SQLITE_OK && given[found - options]++)
+        rc = set_message(message, sqlite3_mprintf("option %s is given twice", found->name));
     else if (rc == SQLITE_OK && !found->parse(value, d))
         rc = set_message(message,
                          sqlite3_mprintf("%s=%s: expected %s", found->name, value, found->allowed));
@@ -170,7 +180,8 @@ enum {
 
 static int parse_arguments(int argc, const char *const *argv, definition *d, char **message)
 {
-    *d = (definition){.strict = 1, .metric = METRIC_KIND_L2};
+    *d = (definition){.strict = 1, .metric = METRIC_KIND_L2, .reads_columns = 1};
+    int given[OPTIONS] = {0};
     if (argc < ARGUMENT_OPTIONS) {
         return set_message(message, sqlite3_mprintf("expected USING faiss(database, table [, "
                                                     "option=value]...)"));
@@ -188,142 +199,8 @@ static int parse_arguments(int argc, const char *const *argv, definition *d, cha
         rc = d->schema ? SQLITE_OK : SQLITE_NOMEM;
     }
     for (int i = ARGUMENT_OPTIONS; rc == SQLITE_OK && i < argc; i++)
-        rc = parse_option(argv[i], d, message);
+        rc = parse_option(argv[i], d, given, message);
     return rc;
-}
-
-/* ---- the shadow table ---- */
-
-static char *config_name(const char *schema, const char *table)
-{
-    char *name = sqlite3_mprintf("%s_config", table);
-    char *quoted = name ? sql_quote_table(schema, name) : NULL;
-    sqlite3_free(name);
-    return quoted;
-}
-
-/* The text of a statement on the shadow table of schema.table. */
-static char *config_sql(const char *template, const char *schema, const char *table)
-{
-    char *config = config_name(schema, table);
-    char *text = sql_text(template, "config", config, NULL);
-    sqlite3_free(config);
-    return text;
-}
-
-static int config_put(const faiss_table *t, const char *key, const char *value)
-{
-    sqlite3_stmt *put;
-    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_PUT, t->schema, t->name), &put);
-    if (rc == SQLITE_OK) {
-        sqlite3_bind_text(put, 1, key, -1, SQLITE_STATIC);
-        sqlite3_bind_text(put, 2, value, -1, SQLITE_STATIC);
-        sqlite3_step(put);
-    }
-    int finalized = sqlite3_finalize(put);
-    return rc == SQLITE_OK ? finalized : rc;
-}
-
-/* What of the source must be known to declare the columns. */
-typedef struct column_list {
-    char *embedding, *id_affinity, *id_collation;
-    int id_is_rowid, has_rowid;
-} column_list;
-
-static void column_list_clear(column_list *l)
-{
-    sqlite3_free(l->embedding);
-    sqlite3_free(l->id_affinity);
-    sqlite3_free(l->id_collation);
-    *l = (column_list){0};
-}
-
-static int config_store(const faiss_table *t, const column_list *l, int dimension)
-{
-    char number[24], index_id[24];
-    sqlite3_uint64 random;
-    sqlite3_randomness(sizeof random, &random);
-    sqlite3_snprintf(sizeof index_id, index_id, "%016llx", random);
-    sqlite3_snprintf(sizeof number, number, "%d", FORMAT_VERSION);
-    int rc = config_put(t, "version", number);
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "index_id", index_id);
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "embedding", l->embedding);
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "id_affinity", l->id_affinity);
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "id_collation", l->id_collation);
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "id_is_rowid", l->id_is_rowid ? "1" : "0");
-    if (rc == SQLITE_OK)
-        rc = config_put(t, "has_rowid", l->has_rowid ? "1" : "0");
-    sqlite3_snprintf(sizeof number, number, "%d", dimension);
-    if (rc == SQLITE_OK && dimension)
-        rc = config_put(t, "dimension", number);
-    return rc;
-}
-
-/* Read one setting. Stored bytes are taken only where they make sense: an
-** affinity is one of five words. */
-static int config_read_setting(column_list *l, const char *key, const char *value)
-{
-    static const char *const affinities[] = {"INTEGER", "REAL", "NUMERIC", "TEXT", "BLOB"};
-    if (strcmp(key, "embedding") == 0)
-        return parse_text(value, &l->embedding);
-    if (strcmp(key, "id_collation") == 0)
-        return parse_text(value, &l->id_collation);
-    for (size_t i = 0; strcmp(key, "id_affinity") == 0 && i < 5; i++) {
-        if (strcmp(value, affinities[i]) == 0)
-            return parse_text(value, &l->id_affinity);
-    }
-    if (strcmp(key, "id_is_rowid") == 0)
-        l->id_is_rowid = atoi(value);
-    if (strcmp(key, "has_rowid") == 0)
-        l->has_rowid = atoi(value);
-    return 1;
-}
-
-/* Fill in what the settings did not say. */
-static int config_default(const faiss_table *t, column_list *l)
-{
-    const char *embedding = t->definition.embedding ? t->definition.embedding : "embedding";
-    if (!l->embedding)
-        l->embedding = sqlite3_mprintf("%s", embedding);
-    if (!l->id_affinity)
-        l->id_affinity = sqlite3_mprintf("BLOB");
-    if (!l->id_collation)
-        l->id_collation = sqlite3_mprintf("BINARY");
-    return l->embedding && l->id_affinity && l->id_collation ? SQLITE_OK : SQLITE_NOMEM;
-}
-
-static char *describe_damage(const faiss_table *t, const char *version)
-{
-    return sqlite3_mprintf("%s.%s_config is damaged, or of a format (%.20s) that this version does "
-                           "not know (%d): drop %s and create it again",
-                           t->schema, t->name, version, FORMAT_VERSION, t->name);
-}
-
-/* Read the settings as far as they are there; a table whose settings were lost
-** can still be dropped, and queried if its columns have the default names. */
-static int config_load(faiss_table *t, column_list *l)
-{
-    sqlite3_stmt *get;
-    char *version = NULL;
-    int rc = sql_prepare(t->connection->db, config_sql(SQL_CONFIG_GET, t->schema, t->name), &get);
-    while (rc == SQLITE_OK && sqlite3_step(get) == SQLITE_ROW) {
-        const char *key = (const char *)sqlite3_column_text(get, 0);
-        const char *value = (const char *)sqlite3_column_text(get, 1);
-        if (key && value)
-            config_read_setting(l, key, value);
-        if (key && strcmp(key, "version") == 0)
-            parse_text(value ? value : "NULL", &version);
-    }
-    sqlite3_finalize(get);
-    if (version && atoi(version) != FORMAT_VERSION)
-        t->damage = describe_damage(t, version);
-    sqlite3_free(version);
-    return config_default(t, l);
 }
 
 /* ---- CREATE: looking at the source ---- */
@@ -334,7 +211,7 @@ static int check_rows(faiss_table *t, const source *s, int *dimension, char **me
     sqlite3 *db = t->connection->db;
     sqlite3_stmt *first, *odd = NULL;
     t->connection->reading_source++;
-    int rc = source_prepare(db, s, SOURCE_FIRST_EMBEDDING, &first, message);
+    int rc = source_prepare(db, s, SOURCE_FIRST_EMBEDDING, NULL, &first, message);
     int bytes = t->definition.dimension * VECTOR_COMPONENT_BYTES;
     if (rc == SQLITE_OK && (rc = sqlite3_step(first)) == SQLITE_ROW && !bytes) {
         const char *type = (const char *)sqlite3_column_text(first, TYPE);
@@ -346,13 +223,13 @@ static int check_rows(faiss_table *t, const source *s, int *dimension, char **me
     sqlite3_finalize(first);
     rc = rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
     if (rc == SQLITE_OK && t->definition.strict)
-        rc = source_prepare(db, s, SOURCE_FIRST_ODD_ROW, &odd, message);
+        rc = source_prepare(db, s, SOURCE_FIRST_ODD_ROW, NULL, &odd, message);
     if (rc == SQLITE_OK && odd) {
         sqlite3_bind_int(odd, 1, bytes);
         rc = sqlite3_step(odd);
     }
     if (odd && rc == SQLITE_ROW) {
-        id_value id = id_from_value(sqlite3_column_value(odd, 0));
+        row_value id = value_from_sql(sqlite3_column_value(odd, 0));
         char expected[64];
         sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)", bytes,
                          bytes / VECTOR_COMPONENT_BYTES);
@@ -399,7 +276,7 @@ static int is_faiss_table(const connection *c, const source *s)
 }
 
 /* Check the source, fill in the column list and make the shadow table. */
-static int create_config(faiss_table *t, column_list *l, char **message)
+static int create_columns(faiss_table *t, column_list *l, char **message)
 {
     sqlite3 *db = t->connection->db;
     const definition *d = &t->definition;
@@ -407,8 +284,10 @@ static int create_config(faiss_table *t, column_list *l, char **message)
     char *schema = NULL;
     int dimension;
     int rc = source_find_database(db, d->schema, &schema, message);
+    t->connection->reading_source++;
     if (rc == SQLITE_OK)
         rc = source_resolve(db, schema, d->table, d->id, d->embedding, &s, message);
+    t->connection->reading_source--;
     if (rc == SQLITE_OK && is_faiss_table(t->connection, &s)) {
         rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
                                                   s.schema, s.table));
@@ -417,21 +296,11 @@ static int create_config(faiss_table *t, column_list *l, char **message)
         rc = check_name(t->name, s.embedding, message);
     if (rc == SQLITE_OK)
         rc = check_rows(t, &s, &dimension, message);
+    if (rc == SQLITE_OK)
+        rc = column_list_of(&s, t->name, l);
     if (rc == SQLITE_OK) {
-        *l = (column_list){.embedding = sqlite3_mprintf("%s", s.embedding),
-                           .id_affinity = sqlite3_mprintf("%s", s.id_affinity),
-                           .id_collation = sqlite3_mprintf("%s", s.id_collation),
-                           .id_is_rowid = s.id_is_rowid,
-                           .has_rowid = s.rowid != NULL};
-        rc = l->embedding && l->id_affinity && l->id_collation ? SQLITE_OK : SQLITE_NOMEM;
-    }
-    if (rc == SQLITE_OK) {
-        rc = sql_execute(db, config_sql(SQL_CONFIG_CREATE, t->schema, t->name));
-        if (rc == SQLITE_OK)
-            rc = config_store(t, l, dimension);
-        if (rc != SQLITE_OK && rc != SQLITE_NOMEM)
-            *message = sqlite3_mprintf("cannot create the shadow table %s.%s_config: %s", t->schema,
-                                       t->name, sqlite3_errmsg(db));
+        config_place place = {db, t->schema, t->name};
+        rc = config_create(&place, l, dimension, message);
     }
     source_clear(&s);
     sqlite3_free(schema);
@@ -440,18 +309,42 @@ static int create_config(faiss_table *t, column_list *l, char **message)
 
 /* ---- xCreate, xConnect, xDisconnect, xDestroy, xRename ---- */
 
-/* Declare the columns; the plan takes over the collation's name. */
-static int declare(faiss_table *t, column_list *l)
+/* The SQL of the columns, for sqlite3_declare_vtab(). HIDDEN must come before the
+** type, and without a type SQLite would make the column NUMERIC and turn text into
+** numbers. */
+static char *declaration(const faiss_table *t, const column_list *l, const char *id_collation)
 {
-    /* HIDDEN must come before the type, and without a type SQLite would make the
-    ** column NUMERIC and turn text into numbers. */
-    char *sql = sqlite3_mprintf("CREATE TABLE x(id %s COLLATE \"%w\", score REAL, distance REAL, "
-                                "\"%w\" HIDDEN BLOB, k HIDDEN BLOB, \"%w\" HIDDEN BLOB)",
-                                l->id_affinity, l->id_collation, l->embedding, t->name);
+    sqlite3_str *sql = sqlite3_str_new(NULL);
+    sqlite3_str_appendf(sql,
+                        "CREATE TABLE x(id %s COLLATE \"%w\", score REAL, distance REAL, "
+                        "\"%w\" HIDDEN BLOB, k HIDDEN BLOB, \"%w\" HIDDEN BLOB",
+                        l->id_affinity, id_collation, l->embedding, t->name);
+    for (int i = 0; i < l->count; i++)
+        sqlite3_str_appendf(sql, ", \"%w\" HIDDEN %s", l->columns[i].offered,
+                            l->columns[i].affinity);
+    sqlite3_str_appendchar(sql, 1, ')');
+    return sqlite3_str_finish(sql);
+}
+
+static int declare_columns(const faiss_table *t, const column_list *l, const char *id_collation)
+{
+    char *sql = declaration(t, l, id_collation);
     int rc = sql ? sqlite3_declare_vtab(t->connection->db, sql) : SQLITE_NOMEM;
     sqlite3_free(sql);
-    if (rc != SQLITE_OK)
+    return rc;
+}
+
+/* Declare the columns; the table takes over the list. SQLite refuses a collation
+** that the connection does not have. */
+static int declare(faiss_table *t, column_list *l)
+{
+    int rc = declare_columns(t, l, l->id_collation);
+    int missing = rc == SQLITE_ERROR && declare_columns(t, l, "BINARY") == SQLITE_OK;
+    if (rc != SQLITE_OK && !missing)
         return rc;
+    t->columns = *l;
+    *l = (column_list){0};
+    const column_list *own = &t->columns;
     t->plan = (plan_table){.name = t->name,
                            .id = COLUMN_ID,
                            .score = COLUMN_SCORE,
@@ -460,24 +353,44 @@ static int declare(faiss_table *t, column_list *l)
                            .neighbours = COLUMN_K,
                            .database = -1,
                            .table = -1,
-                           .has_rowid = l->has_rowid,
-                           .id_is_rowid = l->id_is_rowid,
+                           .embedding = own->embedding,
+                           .has_rowid = own->has_rowid,
+                           .id_is_rowid = own->id_is_rowid,
                            .metric_known = 1,
                            .metric = t->definition.metric,
                            .rows = ROWS_GUESSED,
-                           .id_collation = l->id_collation};
-    l->id_collation = NULL;
+                           .id_affinity = own->id_affinity,
+                           .id_collation = own->id_collation,
+                           .id_collation_missing = missing,
+                           .columns = own->columns,
+                           .column_count = own->count,
+                           .first_column = COLUMN_FIRST};
     return SQLITE_OK;
+}
+
+static const char *embedding_name(const faiss_table *t)
+{
+    return t->definition.embedding ? t->definition.embedding : "embedding";
+}
+
+static int load_columns(faiss_table *t, column_list *l)
+{
+    config_place place = {t->connection->db, t->schema, t->name};
+    return config_load(&place, embedding_name(t), l, &t->damage);
 }
 
 /* Stored columns that cannot be declared: let the table be dropped at least. */
 static int declare_default(faiss_table *t, column_list *l)
 {
+    config_place place = {t->connection->db, t->schema, t->name};
     column_list_clear(l);
     if (!t->damage)
-        t->damage = describe_damage(t, "unknown columns");
-    int rc = config_default(t, l);
-    return rc == SQLITE_OK ? declare(t, l) : rc;
+        t->damage = config_describe_damage(&place, "unknown columns");
+    *l = (column_list){.embedding = sqlite3_mprintf("%s", embedding_name(t)),
+                       .id_affinity = sqlite3_mprintf("BLOB"),
+                       .id_collation = sqlite3_mprintf("BINARY")};
+    int complete = t->damage && l->embedding && l->id_affinity && l->id_collation;
+    return complete ? declare(t, l) : SQLITE_NOMEM;
 }
 
 /* Connecting never fails for what the file says, or the whole file's tables could
@@ -506,7 +419,7 @@ static int table_disconnect(sqlite3_vtab *base)
     connection_release(t->connection);
     definition_clear(&t->definition);
     sqlite3_free(t->damage);
-    sqlite3_free((char *)t->plan.id_collation);
+    column_list_clear(&t->columns);
     sqlite3_free(t->schema);
     sqlite3_free(t->name);
     sqlite3_free(t);
@@ -530,7 +443,7 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     if (rc == SQLITE_ERROR && !is_create)
         rc = set_damage(t, message);
     if (rc == SQLITE_OK)
-        rc = is_create ? create_config(t, &list, message) : config_load(t, &list);
+        rc = is_create ? create_columns(t, &list, message) : load_columns(t, &list);
     if (rc == SQLITE_OK)
         rc = declare(t, &list);
     if (rc == SQLITE_ERROR && !is_create)
@@ -565,24 +478,23 @@ static int table_connect(sqlite3 *db, void *aux, int argc, const char *const *ar
 static int table_destroy(sqlite3_vtab *base)
 {
     faiss_table *t = (faiss_table *)base;
-    int rc = sql_execute(t->connection->db, config_sql(SQL_CONFIG_DROP, t->schema, t->name));
-    return rc == SQLITE_OK ? table_disconnect(base) : rc;
+    config_place place = {t->connection->db, t->schema, t->name};
+    int rc = config_drop(&place);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (!t->damage)
+        connection_forget(t->connection, &t->definition);
+    return table_disconnect(base);
 }
 
 static int table_rename(sqlite3_vtab *base, const char *name)
 {
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
-    int rc =
-        check_name(name, t->definition.embedding ? t->definition.embedding : "embedding", &message);
-    if (rc == SQLITE_OK) {
-        char *config = config_name(t->schema, t->name);
-        char *renamed = sqlite3_mprintf("\"%w_config\"", name);
-        rc = sql_execute(t->connection->db,
-                         sql_text(SQL_CONFIG_RENAME, "config", config, "name", renamed, NULL));
-        sqlite3_free(config);
-        sqlite3_free(renamed);
-    }
+    config_place place = {t->connection->db, t->schema, t->name};
+    int rc = check_name(name, embedding_name(t), &message);
+    if (rc == SQLITE_OK)
+        rc = config_rename(&place, name);
     return table_failure(base, rc, message);
 }
 

@@ -8,10 +8,13 @@
 **   k            hidden         how many rows; without it, all of them in order
 **   <table name> hidden         INSERT a command here: 'rebuild', 'optimize',
 **                               'integrity-check'
+**   every other column of the source, hidden, as source_NAME if its name is one of
+**   the above
 */
 #ifndef TABLE_H
 #define TABLE_H
 
+#include "config.h"
 #include "connection.h"
 #include "plan.h"
 
@@ -22,7 +25,9 @@ typedef struct faiss_table {
     connection *connection;
     char *schema, *name;
     definition definition; /* empty for the function, whose arguments define it */
-    plan_table plan;       /* column numbers and estimates */
+    column_list columns;
+    plan_table plan; /* column numbers and estimates; its texts are those above */
+
     connected_table entry; /* in connection->tables; not for the function */
     char *damage;          /* why it cannot be used, if its settings do not make sense */
 } faiss_table;

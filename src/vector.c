@@ -30,7 +30,7 @@ double vector_distance(vector_metric metric, float score)
     case METRIC_KIND_L2:
         return sqrt((double)score);
     case METRIC_KIND_IP:
-        return -(double)score;
+        return 0 - (double)score; /* never -0.0 */
     default:
         return 1 - (double)score;
     }

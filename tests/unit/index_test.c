@@ -1,60 +1,12 @@
-/* Versions of an index: what a comparison takes over, what it makes anew, and
-** that a walk is in order whatever the segments. SQL sees the answers only, not
-** which segments were shared. */
+/* Versions of an index: what a comparison takes over and what it makes anew. SQL
+** sees the answers only, not which segments were shared. */
 #include "unit.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "index.h"
-
-enum { DIMENSION = 256 };
-
-/* A row of the table that a test imagines; its vector depends on `value`. */
-typedef struct row {
-    int64_t key;
-    int value;
-} row;
-
-typedef struct rows {
-    row *at;
-    int count;
-} rows;
-
-static rows rows_new(int count)
-{
-    rows r = {malloc((size_t)count * 2 * sizeof *r.at + sizeof *r.at), count};
-    for (int i = 0; i < count; i++)
-        r.at[i] = (row){i + 1, i};
-    return r;
-}
-
-static void vector_of(const row *r, float *x)
-{
-    uint32_t seed = (uint32_t)r->value * 2654435761u + 1;
-    for (int i = 0; i < DIMENSION; i++) {
-        seed = seed * 1664525u + 1013904223u; /* Numerical Recipes' generator */
-        x[i] = (float)(seed >> 16) / 65536.0f;
-    }
-}
-
-static index_version *build(const rows *r, index_version *base)
-{
-    index_builder *b;
-    char *message = NULL;
-    assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, base, &b), SQLITE_OK);
-    for (int i = 0; i < r->count; i++) {
-        float x[DIMENSION];
-        vector_of(&r->at[i], x);
-        uint64_t hash = index_row_hash(r->at[i].key, NULL, x, sizeof x);
-        assert_int_equal(index_builder_row(b, r->at[i].key, hash, NULL, x, &message), SQLITE_OK);
-    }
-    index_version *v;
-    assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
-    index_builder_close(b);
-    return v;
-}
+#include "imagined_table.h"
 
 /* The version holds exactly the rows, in order. */
 static void assert_holds(const index_version *v, const rows *r)
@@ -269,98 +221,26 @@ static void a_bad_row_changes_nothing(void **state)
     index_release(v);
 }
 
-/* Read a whole walk and compare it with sorting all scores. */
-static void check_walk(index_version *v, const float *query, int64_t limit, int64_t depth)
-{
-    index_walk *w;
-    char *message = NULL;
-    assert_int_equal(index_walk_open(v, query, limit, depth, &w, &message), SQLITE_OK);
-    float former = -INFINITY;
-    int64_t former_key = INT64_MIN, count = 0;
-    index_hit hit, again;
-    while (index_walk_at(w, count, &hit, &message) == SQLITE_ROW) {
-        assert_true(hit.score > former || (hit.score == former && hit.key > former_key));
-        former = hit.score;
-        former_key = hit.key;
-        count++;
-    }
-    assert_int_equal(count, limit < 0 || limit > v->rows ? v->rows : limit);
-    /* A cursor goes back to the first row and reads them again. */
-    if (count) {
-        assert_int_equal(index_walk_at(w, count - 1, &again, &message), SQLITE_ROW);
-        assert_int_equal(again.key, hit.key);
-        assert_int_equal(index_walk_at(w, 0, &again, &message), SQLITE_ROW);
-        assert_true(again.score <= former);
-    }
-    index_walk_close(w);
-}
-
-static void walks_are_in_order(void **state)
-{
-    (void)state;
-    rows r = rows_new(full() + 200);
-    for (int i = 0; i < r.count; i++)
-        r.at[i].value = i % 37; /* many rows at the same distance */
-    index_version *v = build(&r, NULL);
-    float query[DIMENSION];
-    row q = {0, 3};
-    vector_of(&q, query);
-    static const int64_t depths[] = {0, 1, 2, 10, 99, 100, 128, 129, 5000};
-    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
-        check_walk(v, query, -1, depths[i]);
-        check_walk(v, query, depths[i], depths[i]);
-    }
-    index_release(v);
-    free(r.at);
-}
-
-/* Squared distances beyond float32 are infinite, which FAISS's own search leaves
-** out: the rows must come all the same, last. */
-static void infinite_distances_come_last(void **state)
-{
-    (void)state;
-    index_builder *b;
-    char *message = NULL;
-    static const float values[] = {1e30f, 3, -1e30f, 2};
-    assert_int_equal(index_builder_open(METRIC_KIND_L2, 1, 0, NULL, &b), SQLITE_OK);
-    for (int i = 0; i < 4; i++)
-        assert_int_equal(index_builder_row(b, i + 1, (uint64_t)i, NULL, &values[i], &message),
-                         SQLITE_OK);
-    index_version *v;
-    assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
-    index_builder_close(b);
-    index_walk *w;
-    const float query = 0;
-    static const int64_t expected[] = {4, 2, 1, 3};
-    assert_int_equal(index_walk_open(v, &query, 4, 4, &w, &message), SQLITE_OK);
-    for (int i = 0; i < 4; i++) {
-        index_hit hit;
-        assert_int_equal(index_walk_at(w, i, &hit, &message), SQLITE_ROW);
-        assert_int_equal(hit.key, expected[i]);
-    }
-    index_walk_close(w);
-    index_release(v);
-}
-
 static void hashes_tell_rows_apart(void **state)
 {
     (void)state;
     const float x[3] = {1, 2, 3}, y[3] = {1, 2, 4};
-    id_value one = {.type = SQLITE_INTEGER, .integer = 1}, real = {.type = SQLITE_FLOAT, .real = 1},
-             text = {.type = SQLITE_TEXT, .bytes = (const unsigned char *)"1", .length = 1},
-             blob = {.type = SQLITE_BLOB, .bytes = (const unsigned char *)"1", .length = 1},
-             null = {.type = SQLITE_NULL};
+    row_value one = {.type = SQLITE_INTEGER, .integer = 1},
+              real = {.type = SQLITE_FLOAT, .real = 1},
+              text = {.type = SQLITE_TEXT, .bytes = (const unsigned char *)"1", .length = 1},
+              blob = {.type = SQLITE_BLOB, .bytes = (const unsigned char *)"1", .length = 1},
+              null = {.type = SQLITE_NULL};
     uint64_t hashes[] = {
-        index_row_hash(1, &one, x, sizeof x),  index_row_hash(2, &one, x, sizeof x),
-        index_row_hash(1, &real, x, sizeof x), index_row_hash(1, &text, x, sizeof x),
-        index_row_hash(1, &blob, x, sizeof x), index_row_hash(1, &null, x, sizeof x),
-        index_row_hash(1, &one, y, sizeof y),  index_row_hash(1, &one, x, sizeof x - 4),
+        index_row_hash(1, &one, 1, x, sizeof x),  index_row_hash(2, &one, 1, x, sizeof x),
+        index_row_hash(1, &real, 1, x, sizeof x), index_row_hash(1, &text, 1, x, sizeof x),
+        index_row_hash(1, &blob, 1, x, sizeof x), index_row_hash(1, &null, 1, x, sizeof x),
+        index_row_hash(1, &one, 1, y, sizeof y),  index_row_hash(1, &one, 1, x, sizeof x - 4),
     };
     for (int i = 0; i < 8; i++) {
         for (int j = 0; j < i; j++)
             assert_true(hashes[i] != hashes[j]);
     }
-    assert_true(hashes[0] == index_row_hash(1, &one, x, sizeof x));
+    assert_true(hashes[0] == index_row_hash(1, &one, 1, x, sizeof x));
 }
 
 int main(void)
@@ -370,8 +250,6 @@ int main(void)
         cmocka_unit_test(changes_make_anew_only_what_they_touch),
         cmocka_unit_test(many_changes_do_not_fragment),
         cmocka_unit_test(a_bad_row_changes_nothing),
-        cmocka_unit_test(walks_are_in_order),
-        cmocka_unit_test(infinite_distances_come_last),
         cmocka_unit_test(hashes_tell_rows_apart),
     };
     return RUN_TESTS(tests);

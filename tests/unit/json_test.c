@@ -124,7 +124,7 @@ static void ids(void **state)
 {
     (void)state;
     static const struct {
-        id_value id;
+        row_value id;
         const char *text;
     } known[] = {
         {{.type = SQLITE_INTEGER, .integer = INT64_MIN}, "-9223372036854775808"},
@@ -142,7 +142,7 @@ static void ids(void **state)
         sqlite3_free(text);
     }
     sqlite3_str *out = sqlite3_str_new(NULL);
-    id_value blob = {.type = SQLITE_BLOB, .bytes = (const unsigned char *)"x", .length = 1};
+    row_value blob = {.type = SQLITE_BLOB, .bytes = (const unsigned char *)"x", .length = 1};
     assert_int_equal(json_append_id(out, &blob), SQLITE_MISMATCH);
     assert_int_equal(sqlite3_str_length(out), 0);
     sqlite3_free(sqlite3_str_finish(out));

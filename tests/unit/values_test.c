@@ -1,16 +1,16 @@
-/* The packed list of ids. */
+/* SQL values, packed and described. */
 #include "unit.h"
 
 #include <string.h>
 
-#include "ids.h"
+#include "values.h"
 
 static const unsigned char text[] = "a\0b";
 
 static void keeps_every_type(void **state)
 {
     (void)state;
-    const id_value values[] = {
+    const row_value values[] = {
         {.type = SQLITE_INTEGER, .integer = INT64_MIN},
         {.type = SQLITE_FLOAT, .real = -0.5},
         {.type = SQLITE_TEXT, .bytes = text, .length = 3},
@@ -19,13 +19,13 @@ static void keeps_every_type(void **state)
         {.type = SQLITE_TEXT, .bytes = text, .length = 0},
     };
     enum { COUNT = sizeof values / sizeof *values, ROUNDS = 1000 };
-    id_list list = {0};
+    value_list list = {0};
     for (int i = 0; i < ROUNDS * COUNT; i++)
-        assert_int_equal(id_list_append(&list, &values[i % COUNT]), SQLITE_OK);
+        assert_int_equal(value_list_append(&list, &values[i % COUNT]), SQLITE_OK);
     assert_int_equal(list.count, ROUNDS * COUNT);
     for (int i = 0; i < list.count; i++) {
-        const id_value *expected = &values[i % COUNT];
-        id_value got = id_list_get(&list, i);
+        const row_value *expected = &values[i % COUNT];
+        row_value got = value_list_get(&list, i);
         assert_int_equal(got.type, expected->type);
         if (got.type == SQLITE_INTEGER)
             assert_int_equal(got.integer, expected->integer);
@@ -36,8 +36,8 @@ static void keeps_every_type(void **state)
             assert_memory_equal(got.bytes, expected->bytes, (size_t)got.length);
         }
     }
-    assert_true(id_list_bytes(&list) >= (size_t)list.count);
-    id_list_clear(&list);
+    assert_true(value_list_bytes(&list) >= (size_t)list.count);
+    value_list_clear(&list);
     assert_int_equal(list.count, 0);
 }
 
@@ -48,7 +48,7 @@ static void describes_for_a_message(void **state)
     memset(many, 'x', sizeof many);
     static const char cut[] = "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'";
     const struct {
-        id_value id;
+        row_value id;
         const char *shown;
     } known[] = {
         {{.type = SQLITE_INTEGER, .integer = 7}, "7"},
@@ -59,7 +59,7 @@ static void describes_for_a_message(void **state)
         {{.type = SQLITE_TEXT, .bytes = many, .length = sizeof many}, cut},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        char *shown = id_describe(&known[i].id);
+        char *shown = value_describe(&known[i].id);
         assert_string_equal(shown, known[i].shown);
         sqlite3_free(shown);
     }

@@ -1,12 +1,12 @@
-#include "ids.h"
+#include "values.h"
 
 #include <string.h>
 
 enum { LITERAL_LIMIT = 60 /* bytes of a text or blob that a message shows */ };
 
-id_value id_from_value(sqlite3_value *value)
+row_value value_from_sql(sqlite3_value *value)
 {
-    id_value id = {.type = sqlite3_value_type(value)};
+    row_value id = {.type = sqlite3_value_type(value)};
     switch (id.type) {
     case SQLITE_INTEGER:
         id.integer = sqlite3_value_int64(value);
@@ -28,7 +28,7 @@ id_value id_from_value(sqlite3_value *value)
     return id;
 }
 
-void id_to_result(sqlite3_context *context, const id_value *id)
+void value_to_result(sqlite3_context *context, const row_value *id)
 {
     switch (id->type) {
     case SQLITE_INTEGER:
@@ -51,7 +51,7 @@ void id_to_result(sqlite3_context *context, const id_value *id)
     }
 }
 
-static void describe_bytes(sqlite3_str *out, const id_value *id)
+static void describe_bytes(sqlite3_str *out, const row_value *id)
 {
     int shown = id->length > LITERAL_LIMIT ? LITERAL_LIMIT : id->length;
     if (id->type == SQLITE_TEXT) {
@@ -67,7 +67,7 @@ static void describe_bytes(sqlite3_str *out, const id_value *id)
     sqlite3_str_appendall(out, shown < id->length ? "...'" : "'");
 }
 
-char *id_describe(const id_value *id)
+char *value_describe(const row_value *id)
 {
     sqlite3_str *out = sqlite3_str_new(NULL);
     if (id->type == SQLITE_INTEGER)
@@ -81,7 +81,7 @@ char *id_describe(const id_value *id)
     return sqlite3_str_finish(out);
 }
 
-static int id_list_reserve(id_list *list, size_t more)
+static int value_list_reserve(value_list *list, size_t more)
 {
     if (list->count == list->capacity) {
         int capacity = list->capacity ? 2 * list->capacity : 64;
@@ -102,7 +102,7 @@ static int id_list_reserve(id_list *list, size_t more)
     return SQLITE_OK;
 }
 
-int id_list_append(id_list *list, const id_value *id)
+int value_list_append(value_list *list, const row_value *id)
 {
     const void *payload = NULL;
     size_t length = 0;
@@ -116,7 +116,7 @@ int id_list_append(id_list *list, const id_value *id)
         payload = id->bytes;
         length = id->length;
     }
-    if (id_list_reserve(list, 1 + length) != SQLITE_OK)
+    if (value_list_reserve(list, 1 + length) != SQLITE_OK)
         return SQLITE_NOMEM;
     list->starts[list->count++] = list->used;
     list->packed[list->used++] = (unsigned char)id->type;
@@ -126,12 +126,12 @@ int id_list_append(id_list *list, const id_value *id)
     return SQLITE_OK;
 }
 
-id_value id_list_get(const id_list *list, int i)
+row_value value_list_get(const value_list *list, int i)
 {
     size_t start = list->starts[i];
     size_t end = i + 1 < list->count ? list->starts[i + 1] : list->used;
     const unsigned char *payload = list->packed + start + 1;
-    id_value id = {.type = list->packed[start]};
+    row_value id = {.type = list->packed[start]};
     if (id.type == SQLITE_INTEGER)
         memcpy(&id.integer, payload, sizeof id.integer);
     else if (id.type == SQLITE_FLOAT)
@@ -141,14 +141,14 @@ id_value id_list_get(const id_list *list, int i)
     return id;
 }
 
-size_t id_list_bytes(const id_list *list)
+size_t value_list_bytes(const value_list *list)
 {
     return list->room + list->capacity * sizeof *list->starts;
 }
 
-void id_list_clear(id_list *list)
+void value_list_clear(value_list *list)
 {
     sqlite3_free(list->packed);
     sqlite3_free(list->starts);
-    *list = (id_list){0};
+    *list = (value_list){0};
 }

@@ -1,0 +1,200 @@
+#include "search.h"
+
+#include <string.h>
+
+enum {
+    ROWS_ALWAYS_SET = 2048, /* a table so small that its rows are filtered in one go */
+    SET_SHARE = 16,         /* an index is read for up to a 16th of the rows … */
+    REFUSED_SHARE = 8       /* … and rows are tested until an 8th of them are refused */
+};
+
+/* ---- the set ---- */
+
+/* Whether SQLite answers the filter with an index of the source. */
+static int explain(search *s, const source_query *query, char **message)
+{
+    enum { DETAIL = 3 };
+    snapshot *in = s->snapshot;
+    sqlite3_stmt *rows;
+    int rc = source_prepare(in->connection->db, in->source, SOURCE_EXPLAIN_FILTER, query, &rows,
+                            message);
+    if (rc != SQLITE_OK)
+        return rc;
+    s->by_index = 1;
+    while (sqlite3_step(rows) == SQLITE_ROW) {
+        const char *detail = (const char *)sqlite3_column_text(rows, DETAIL);
+        if (detail && strncmp(detail, "SCAN", 4) == 0)
+            s->by_index = 0;
+    }
+    sqlite3_finalize(rows);
+    return SQLITE_OK;
+}
+
+static int prepare_filter(search *s, char **message)
+{
+    snapshot *in = s->snapshot;
+    sqlite3 *db = in->connection->db;
+    source_query query = {.filter = s->filter.sql};
+    int rc = source_prepare(db, in->source, SOURCE_KEYS_OF_FILTER, &query, &s->keys, message);
+    if (rc == SQLITE_OK)
+        rc = source_prepare(db, in->source, SOURCE_TEST_FILTER, &query, &s->test, message);
+    return rc == SQLITE_OK ? explain(s, &query, message) : rc;
+}
+
+/* Read on in `keys` until there are `most` rows in the set, or to the end. */
+static int read_keys(search *s, int64_t most, char **message)
+{
+    snapshot *in = s->snapshot;
+    while (s->set.count < most) {
+        int rc = snapshot_step(in, s->keys);
+        if (rc == SQLITE_DONE) {
+            s->set_complete = 1;
+            sqlite3_reset(s->keys);
+            return SQLITE_OK;
+        }
+        if (rc != SQLITE_ROW)
+            return source_failure(in->connection->db, in->source, rc, message);
+        int64_t row = index_find(in->version, sqlite3_column_int64(s->keys, 0));
+        if (row >= 0)
+            row_set_add(&s->set, row);
+    }
+    return SQLITE_OK;
+}
+
+/* Start on the set of a filter that has just been bound: all of it where that is
+** cheap. */
+static int begin_set(search *s, char **message)
+{
+    int64_t rows = s->snapshot->version->rows;
+    int rc = row_set_open(&s->set, s->snapshot->version);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (rows <= ROWS_ALWAYS_SET)
+        return read_keys(s, INT64_MAX, message);
+    return s->by_index ? read_keys(s, rows / SET_SHARE + 1, message) : SQLITE_OK;
+}
+
+/* ---- the walk ---- */
+
+static int begin_walk(search *s, char **message)
+{
+    index_walk_close(s->walk);
+    s->walk = NULL;
+    int tests = s->filter.sql && !s->set_complete;
+    int64_t depth = tests ? WALK_UNKNOWN : s->depth;
+    return index_walk_open(s->snapshot->version, s->query.x, s->set_complete ? &s->set : NULL,
+                           depth, snapshot_poll, s->snapshot, &s->walk, message);
+}
+
+static void forget_set(search *s)
+{
+    row_set_close(&s->set);
+    s->set_complete = 0;
+}
+
+/* Take over a filter: nothing is to do where it is the same as before. */
+static int take_filter(search *s, filter *f, char **message)
+{
+    int same_text = !f->sql == !s->filter.sql && (!f->sql || strcmp(f->sql, s->filter.sql) == 0);
+    forget_set(s);
+    if (!same_text) {
+        sqlite3_finalize(s->keys);
+        sqlite3_finalize(s->test);
+        s->keys = s->test = NULL;
+    }
+    filter_close(&s->filter);
+    s->filter = *f;
+    *f = (filter){0};
+    if (!s->filter.sql)
+        return SQLITE_OK;
+    int rc = s->keys ? SQLITE_OK : prepare_filter(s, message);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_reset(s->keys);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_reset(s->test);
+    if (rc == SQLITE_OK)
+        rc = filter_bind(&s->filter, s->keys);
+    if (rc == SQLITE_OK)
+        rc = filter_bind(&s->filter, s->test);
+    return rc == SQLITE_OK ? begin_set(s, message) : rc;
+}
+
+static int same_query(const search *s, const vector *query)
+{
+    return s->query.dimension == query->dimension &&
+           memcmp(s->query.x, query->x, (size_t)query->dimension * sizeof *query->x) == 0;
+}
+
+int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t depth, char **message)
+{
+    int again = s->walk && s->snapshot == in;
+    int same_filter = again && filter_equal(&s->filter, f);
+    int same = same_filter && same_query(s, query);
+    s->snapshot = in;
+    s->position = s->refused = s->given = 0;
+    s->depth = depth;
+    int rc = same_filter ? SQLITE_OK : take_filter(s, f, message);
+    filter_close(f);
+    vector_clear(&s->query);
+    s->query = *query;
+    *query = (vector){0};
+    return rc == SQLITE_OK && !same ? begin_walk(s, message) : rc;
+}
+
+/* Whether the filter allows the row; SQLITE_ROW or SQLITE_DONE. */
+static int test_row(search *s, int64_t key, char **message)
+{
+    snapshot *in = s->snapshot;
+    sqlite3_bind_int64(s->test, 1, key);
+    int rc = snapshot_step(in, s->test);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        rc = source_failure(in->connection->db, in->source, rc, message);
+    sqlite3_reset(s->test);
+    return rc;
+}
+
+/* Too many rows were refused: find those that are allowed, and go on in their
+** order behind the ones already given. */
+static int change_to_set(search *s, char **message)
+{
+    int rc = read_keys(s, INT64_MAX, message);
+    if (rc == SQLITE_OK)
+        rc = begin_walk(s, message);
+    s->position = s->given;
+    return rc;
+}
+
+int search_next(search *s, index_hit *hit, char **message)
+{
+    for (;;) {
+        int rc = index_walk_at(s->walk, s->position, hit, message);
+        if (rc != SQLITE_ROW)
+            return rc;
+        s->position++;
+        if (!s->filter.sql || s->set_complete) {
+            s->given++;
+            return SQLITE_ROW;
+        }
+        rc = test_row(s, hit->key, message);
+        if (rc == SQLITE_ROW)
+            s->given++;
+        if (rc != SQLITE_DONE)
+            return rc;
+        if (++s->refused > s->snapshot->version->rows / REFUSED_SHARE) {
+            rc = change_to_set(s, message);
+            if (rc != SQLITE_OK)
+                return rc;
+        }
+    }
+}
+
+void search_close(search *s)
+{
+    forget_set(s);
+    index_walk_close(s->walk);
+    sqlite3_finalize(s->keys);
+    sqlite3_finalize(s->test);
+    filter_close(&s->filter);
+    vector_clear(&s->query);
+    *s = (search){0};
+}

@@ -1,0 +1,347 @@
+#include "walk.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Beyond this many rows, scoring all rows once is cheaper than a heap of k in
+** every segment. */
+enum { SEARCH_MAX_K = 128 };
+
+float walk_rank_of(vector_metric metric, float score)
+{
+    float rank = metric == METRIC_KIND_L2 ? score : -score;
+    return isnan(rank) ? INFINITY : rank;
+}
+
+index_hit index_row(const index_version *v, int64_t i)
+{
+    index_hit hit = {0};
+    index_locate(v, i, &hit.segment, &hit.slot);
+    hit.key = index_key(v, hit.segment, hit.slot);
+    return hit;
+}
+
+row_value index_hit_value(const index_version *v, const index_hit *hit, int i)
+{
+    return segment_value(v->segments[hit->segment], hit->slot, i);
+}
+
+/* ---- sets ---- */
+
+enum { SET_WORD_BITS = 64 };
+
+int row_set_open(row_set *set, const index_version *v)
+{
+    size_t bytes = ((size_t)v->rows / SET_WORD_BITS + 1) * sizeof *set->bits;
+    *set = (row_set){sqlite3_malloc64(bytes), 0};
+    if (!set->bits)
+        return SQLITE_NOMEM;
+    memset(set->bits, 0, bytes);
+    return SQLITE_OK;
+}
+
+static int row_set_has(const row_set *set, int64_t row)
+{
+    return set->bits[row / SET_WORD_BITS] >> (row % SET_WORD_BITS) & 1;
+}
+
+void row_set_add(row_set *set, int64_t row)
+{
+    set->count += !row_set_has(set, row);
+    set->bits[row / SET_WORD_BITS] |= (uint64_t)1 << (row % SET_WORD_BITS);
+}
+
+void row_set_close(row_set *set)
+{
+    sqlite3_free(set->bits);
+    *set = (row_set){0};
+}
+
+/* ---- the first search ---- */
+
+/* A row by number, with its score. */
+typedef struct ranked_row {
+    float score;
+    uint32_t row;
+} ranked_row;
+
+struct index_walk {
+    index_version *version;
+    float *query;
+    walk_check *check;
+    void *check_argument;
+    index_hit *hits;
+    int64_t hit_count; /* the nearest rows, in order */
+    /* All rows with their scores; NULL before they are needed. Once it is a heap,
+    ** the nearest is on top in ranked[0..left-1], and rows taken from it stand
+    ** behind, the i-th at ranked[count - 1 - i]. */
+    ranked_row *ranked;
+    int is_heap;
+    int64_t count, left; /* rows of the walk; those still in the heap */
+};
+
+static int walk_check_now(const index_walk *w, char **message)
+{
+    return w->check ? w->check(w->check_argument, message) : SQLITE_OK;
+}
+
+static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
+{
+    float ra = walk_rank_of(metric, a->score), rb = walk_rank_of(metric, b->score);
+    return ra < rb || (ra == rb && a->key < b->key);
+}
+
+/* Put a hit in its place among the nearest `k`; 0 if it is not one of them. */
+static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+{
+    vector_metric metric = w->version->metric;
+    if (w->hit_count == k && !hit_before(metric, hit, &w->hits[k - 1]))
+        return 0;
+    int64_t i = w->hit_count < k ? w->hit_count++ : k - 1;
+    for (; i > 0 && hit_before(metric, hit, &w->hits[i - 1]); i--)
+        w->hits[i] = w->hits[i - 1];
+    w->hits[i] = *hit;
+    return 1;
+}
+
+/* What the first search knows of one segment. */
+typedef struct segment_answer {
+    int found; /* rows that FAISS gave */
+    float last_rank;
+} segment_answer;
+
+static int search_segment(index_walk *w, int s, int k, segment_answer *answer, char **message)
+{
+    index_version *v = w->version;
+    float scores[SEARCH_MAX_K + 1];
+    int64_t slots[SEARCH_MAX_K + 1];
+    int rc =
+        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    for (int i = 0; i < answer->found; i++) {
+        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
+        answer->last_rank = walk_rank_of(v->metric, hit.score);
+        hits_insert(w, k, &hit);
+    }
+    return SQLITE_OK;
+}
+
+/*
+** Search every segment for k + 1 rows and merge the nearest k. They are certain
+** unless FAISS may have left out rows: some that tie with the last one it gives
+** matter if the k-th ties with it, and it gives none at infinite distance. If
+** they are not, there are no hits and ranking all rows decides.
+*/
+static int walk_search(index_walk *w, int k, char **message)
+{
+    index_version *v = w->version;
+    segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
+    w->hits = sqlite3_malloc64(k * sizeof *w->hits);
+    int rc = answers && w->hits ? SQLITE_OK : SQLITE_NOMEM;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        rc = search_segment(w, s, k, &answers[s], message);
+        if (rc == SQLITE_OK)
+            rc = walk_check_now(w, message);
+    }
+    int certain = 1;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
+        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
+        certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
+    }
+    if (!certain)
+        w->hit_count = 0;
+    sqlite3_free(answers);
+    return rc;
+}
+
+/* ---- ranking ---- */
+
+/* Rows are numbered in source order, so that numbers break ties as keys do. */
+static int ranked_before(vector_metric metric, const ranked_row *a, const ranked_row *b)
+{
+    float ra = walk_rank_of(metric, a->score), rb = walk_rank_of(metric, b->score);
+    return ra < rb || (ra == rb && a->row < b->row);
+}
+
+static void heap_sink(index_walk *w, int64_t i)
+{
+    vector_metric metric = w->version->metric;
+    ranked_row moved = w->ranked[i];
+    for (;;) {
+        int64_t child = 2 * i + 1;
+        if (child >= w->left)
+            break;
+        if (child + 1 < w->left && ranked_before(metric, &w->ranked[child + 1], &w->ranked[child]))
+            child++;
+        if (!ranked_before(metric, &w->ranked[child], &moved))
+            break;
+        w->ranked[i] = w->ranked[child];
+        i = child;
+    }
+    w->ranked[i] = moved;
+}
+
+/* The slots of a segment that are in the set, in `slots`. */
+static int slots_in_set(const index_version *v, int s, const row_set *set, int64_t *slots)
+{
+    int count = 0;
+    for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
+        if (row_set_has(set, v->starts[s] + slot))
+            slots[count++] = slot;
+    }
+    return count;
+}
+
+/* Pick a row out if it is one of the nearest so far. */
+static void pick(index_walk *w, float score, int s, int slot)
+{
+    index_hit hit = {score, s, slot, index_key(w->version, s, slot)};
+    hits_insert(w, SEARCH_MAX_K, &hit);
+}
+
+/* Score the rows of segment `s` that are in the set, and append them. */
+static int rank_segment(index_walk *w, int s, const row_set *set, int64_t *slots, float *scores,
+                        char **message)
+{
+    const index_version *v = w->version;
+    int count = set ? slots_in_set(v, s, set, slots) : segment_count(v->segments[s]);
+    int rc = segment_scores(v->segments[s], w->query, set ? slots : NULL, count, scores, message);
+    /* Most rows are farther than the farthest picked: one comparison tells. */
+    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        int slot = set ? (int)slots[i] : i;
+        w->ranked[w->left++] = (ranked_row){scores[i], (uint32_t)(v->starts[s] + slot)};
+        if (w->hits && (w->hit_count < SEARCH_MAX_K ||
+                        walk_rank_of(v->metric, scores[i]) <=
+                            walk_rank_of(v->metric, w->hits[SEARCH_MAX_K - 1].score)))
+            pick(w, scores[i], s, slot);
+    }
+    return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
+}
+
+/* Score every row of the walk; pick out the nearest, unless they are known. */
+static int walk_score(index_walk *w, const row_set *set, char **message)
+{
+    const index_version *v = w->version;
+    int largest = 1;
+    for (int s = 0; s < v->segment_count; s++) {
+        if (segment_count(v->segments[s]) > largest)
+            largest = segment_count(v->segments[s]);
+    }
+    float *scores = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *scores);
+    int64_t *slots = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *slots);
+    int picks = w->hit_count == 0;
+    if (picks)
+        w->hits = sqlite3_realloc64(w->hits, SEARCH_MAX_K * sizeof *w->hits);
+    index_hit *known = w->hits;
+    if (!picks)
+        w->hits = NULL; /* they stay as they are */
+    w->ranked = sqlite3_malloc64((sqlite3_uint64)(w->count + 1) * sizeof *w->ranked);
+    int rc = scores && slots && w->ranked && known ? SQLITE_OK : SQLITE_NOMEM;
+    w->left = 0;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
+        rc = rank_segment(w, s, set, slots, scores, message);
+    w->hits = known;
+    sqlite3_free(scores);
+    sqlite3_free(slots);
+    if (rc != SQLITE_OK) {
+        sqlite3_free(w->ranked);
+        w->ranked = NULL;
+        w->hit_count = picks ? 0 : w->hit_count;
+    }
+    return rc;
+}
+
+/* Make the scored rows a heap. */
+static void walk_heapify(index_walk *w)
+{
+    for (int64_t i = w->left / 2 - 1; i >= 0; i--)
+        heap_sink(w, i);
+    w->is_heap = 1;
+}
+
+/* Move the nearest row left behind the heap. */
+static void walk_take(index_walk *w)
+{
+    ranked_row nearest = w->ranked[0];
+    w->left--;
+    w->ranked[0] = w->ranked[w->left];
+    heap_sink(w, 0);
+    w->ranked[w->left] = nearest;
+}
+
+/* ---- the walk ---- */
+
+int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
+                    walk_check *check, void *argument, index_walk **out, char **message)
+{
+    *out = NULL;
+    if (v->rows > UINT32_MAX) {
+        *message = sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX);
+        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+    }
+    index_walk *w = sqlite3_malloc64(sizeof *w);
+    if (!w)
+        return SQLITE_NOMEM;
+    memset(w, 0, sizeof *w);
+    w->version = index_retain(v);
+    w->check = check;
+    w->check_argument = argument;
+    w->count = set ? set->count : v->rows;
+    size_t bytes = (size_t)v->dimension * sizeof *query;
+    w->query = sqlite3_malloc64(bytes ? bytes : 1);
+    int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && bytes) {
+        memcpy(w->query, query, bytes);
+        if (v->metric == METRIC_KIND_COSINE)
+            segment_normalize(w->query, v->dimension);
+    }
+    if (depth > w->count)
+        depth = w->count;
+    if (rc == SQLITE_OK && set)
+        rc = walk_score(w, set, message);
+    else if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
+        rc = walk_search(w, (int)depth, message);
+    if (rc != SQLITE_OK) {
+        index_walk_close(w);
+        return rc;
+    }
+    *out = w;
+    return SQLITE_OK;
+}
+
+int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
+{
+    if (i >= w->count)
+        return SQLITE_DONE;
+    if (i < w->hit_count) {
+        *hit = w->hits[i];
+        return SQLITE_ROW;
+    }
+    if (!w->ranked) {
+        int rc = walk_score(w, NULL, message);
+        if (rc != SQLITE_OK)
+            return rc;
+        return index_walk_at(w, i, hit, message); /* it may be among those picked out */
+    }
+    if (!w->is_heap)
+        walk_heapify(w);
+    while (w->count - w->left <= i)
+        walk_take(w);
+    const ranked_row *ranked = &w->ranked[w->count - 1 - i];
+    *hit = index_row(w->version, ranked->row);
+    hit->score = ranked->score;
+    return SQLITE_ROW;
+}
+
+void index_walk_close(index_walk *w)
+{
+    if (!w)
+        return;
+    index_release(w->version);
+    sqlite3_free(w->query);
+    sqlite3_free(w->hits);
+    sqlite3_free(w->ranked);
+    sqlite3_free(w);
+}

@@ -1,0 +1,62 @@
+/*
+** A walk over the rows of an index, nearest first: over all of them, or over a
+** set. However it is asked, every row comes once, and equal scores come in
+** source order.
+*/
+#ifndef WALK_H
+#define WALK_H
+
+#include "index.h"
+
+/* A set of rows of one version, by number. */
+typedef struct row_set {
+    uint64_t *bits;
+    int64_t count; /* rows in the set */
+} row_set;
+
+int row_set_open(row_set *set, const index_version *v); /* empty; SQLITE_OK or SQLITE_NOMEM */
+void row_set_add(row_set *set, int64_t row);
+void row_set_close(row_set *set);
+
+/* One row found. */
+typedef struct index_hit {
+    float score;
+    int segment, slot;
+    int64_t key; /* rowid, or the number of the row where values are kept */
+} index_hit;
+
+/*
+** It holds a reference to its version. Where it is known that few rows will be
+** asked for (`depth`), they come from a search by FAISS. Otherwise, and beyond
+** that, every row is scored once; the nearest are picked out on the way, and the
+** rest is put in order as far as it is asked for. Reading all n rows costs two
+** scans at most, and one heap sort.
+*/
+typedef struct index_walk index_walk;
+
+/* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
+** cannot tell). `query` has the version's dimension and is copied, normalized for
+** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL; it
+** is called about every 4 MB of vectors and ends the search by returning other
+** than SQLITE_OK. */
+enum { WALK_UNKNOWN = -1 };
+typedef int walk_check(void *argument, char **message);
+int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
+                    walk_check *check, void *argument, index_walk **out, char **message);
+
+/* The i-th row (from 0); i grows by at most one from call to call, or goes back.
+** SQLITE_ROW, SQLITE_DONE or an error with its message. */
+int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message);
+void index_walk_close(index_walk *w);
+
+/* What rows are ordered by: smaller is nearer for every metric; NaN (the inner
+** product of huge numbers of both signs) comes last. */
+float walk_rank_of(vector_metric metric, float score);
+
+/* The i-th row in source order, 0 <= i < rows; its score is 0. */
+index_hit index_row(const index_version *v, int64_t i);
+
+/* The i-th value kept with a row found. */
+row_value index_hit_value(const index_version *v, const index_hit *hit, int i);
+
+#endif
