@@ -4,6 +4,7 @@ SQLITE_EXTENSION_INIT1
 
 #include "connection.h"
 #include "functions.h"
+#include "neighbors_table.h"
 #include "search_table.h"
 #include "table.h"
 
@@ -31,6 +32,8 @@ __attribute__((visibility("default")))
         rc = table_register(c);
     if (rc == SQLITE_OK)
         rc = search_table_register(c);
+    if (rc == SQLITE_OK)
+        rc = neighbors_table_register(c);
     connection_release(c);
     return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;
 }

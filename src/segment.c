@@ -46,14 +46,16 @@ static void restore_threads(int threads)
         omp_set_num_threads(threads);
 }
 
-/* Turn FAISS's error into ours. Its text begins with a C++ function and a
-** source line, which mean nothing to the user. */
+/* Turn FAISS's error into ours. Exceptions of the C++ library, and those that are
+** none, come from memory alone here: what can be wrong with arguments is checked
+** before. FAISS's own text begins with a function and a source line, which mean
+** nothing to the user. */
 static int faiss_failure(int code, char **message)
 {
     const char *text = faiss_get_last_error();
-    if (!text || strstr(text, "bad_alloc"))
+    if (code != FAISS_EXCEPT || !text || strstr(text, "bad_alloc"))
         return SQLITE_NOMEM;
-    const char *colon = code == FAISS_EXCEPT ? strstr(text, ": ") : NULL;
+    const char *colon = strstr(text, ": ");
     *message = sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text);
     return *message ? SQLITE_ERROR : SQLITE_NOMEM;
 }
@@ -320,6 +322,30 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
     *found = 0;
     while (*found < k && slots[*found] >= 0)
         ++*found;
+    return SQLITE_OK;
+}
+
+int segment_search_batch(const segment *s, const float *queries, int count, int k, float *scores,
+                         int64_t *slots, char **message)
+{
+    int threads = use_one_thread();
+    int code = faiss_Index_search(s->flat, count, queries, k, scores, slots);
+    restore_threads(threads);
+    return code == 0 ? SQLITE_OK : faiss_failure(code, message);
+}
+
+int segment_largest_norm(const segment *s, float *norm)
+{
+    float *norms = sqlite3_malloc64((sqlite3_uint64)s->count * sizeof *norms);
+    if (!norms)
+        return SQLITE_NOMEM;
+    int threads = use_one_thread();
+    faiss_fvec_norms_L2sqr(norms, s->vectors, (size_t)s->dimension, (size_t)s->count);
+    restore_threads(threads);
+    *norm = 0;
+    for (int i = 0; i < s->count; i++)
+        *norm = fmaxf(*norm, norms[i]);
+    sqlite3_free(norms);
     return SQLITE_OK;
 }
 

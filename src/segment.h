@@ -85,6 +85,16 @@ size_t segment_bytes(const segment *s);
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
                    int *found, char **message);
 
+/* The nearest k slots to each of `count` queries (as the metric stores them), k of
+** them after another; k is at most the segment's rows. Scores of 20 queries or
+** more come from BLAS and may differ in the last bits from those of one. Missing
+** rows have slot -1. */
+int segment_search_batch(const segment *s, const float *queries, int count, int k, float *scores,
+                         int64_t *slots, char **message);
+
+/* The largest squared Euclidean norm of its vectors. SQLITE_OK or SQLITE_NOMEM. */
+int segment_largest_norm(const segment *s, float *norm);
+
 /* The scores of `count` slots, or of the first `count` where `slots` is NULL, bit
 ** for bit what segment_search() reports. */
 int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,

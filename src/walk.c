@@ -273,8 +273,9 @@ static void walk_take(index_walk *w)
 
 /* ---- the walk ---- */
 
-int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    walk_check *check, void *argument, index_walk **out, char **message)
+static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
+                     int64_t depth, walk_check *check, void *argument, index_walk **out,
+                     char **message)
 {
     *out = NULL;
     if (v->rows > UINT32_MAX) {
@@ -294,7 +295,7 @@ int index_walk_open(index_version *v, const float *query, const row_set *set, in
     int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK && bytes) {
         memcpy(w->query, query, bytes);
-        if (v->metric == METRIC_KIND_COSINE)
+        if (normalize)
             segment_normalize(w->query, v->dimension);
     }
     if (depth > w->count)
@@ -309,6 +310,22 @@ int index_walk_open(index_version *v, const float *query, const row_set *set, in
     }
     *out = w;
     return SQLITE_OK;
+}
+
+int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
+                    walk_check *check, void *argument, index_walk **out, char **message)
+{
+    int normalize = v->metric == METRIC_KIND_COSINE;
+    return open_walk(v, query, normalize, set, depth, check, argument, out, message);
+}
+
+int index_walk_open_row(index_version *v, int64_t row, int64_t depth, walk_check *check,
+                        void *argument, index_walk **out, char **message)
+{
+    int s, slot;
+    index_locate(v, row, &s, &slot);
+    const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
+    return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
 }
 
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)

@@ -44,6 +44,10 @@ typedef int walk_check(void *argument, char **message);
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
                     walk_check *check, void *argument, index_walk **out, char **message);
 
+/* The same from a row of the index (by number), whose stored vector is the query. */
+int index_walk_open_row(index_version *v, int64_t row, int64_t depth, walk_check *check,
+                        void *argument, index_walk **out, char **message);
+
 /* The i-th row (from 0); i grows by at most one from call to call, or goes back.
 ** SQLITE_ROW, SQLITE_DONE or an error with its message. */
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message);

@@ -1,0 +1,237 @@
+#include "batch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    BLOCK_ROWS = 256,  /* queries in one matrix product */
+    BATCH_MAX_K = 256, /* beyond this every row is searched alone */
+    SPARE = 16         /* candidates beyond those asked for: room for rounding */
+};
+
+/* A candidate: its score as BLAS computed it. */
+typedef struct candidate {
+    float rank;
+    int64_t row;
+} candidate;
+
+struct neighbour_batch {
+    index_version *version;
+    int64_t k; /* neighbours of each row */
+    walk_check *check;
+    void *check_argument;
+    float largest_norm; /* squared, of all rows */
+    /* The block: rows first..first+rows-1, all of one segment, with `width`
+    ** candidates each. */
+    int64_t first;
+    int rows, width;
+    candidate *candidates; /* BLOCK_ROWS × width, nearest first */
+    int *counts;           /* candidates of each row */
+    candidate *merged;     /* width: scratch of a merge */
+    float *scores;         /* BLOCK_ROWS × width: what FAISS fills */
+    int64_t *slots;
+    index_hit *hits; /* of the row at hand */
+};
+
+int neighbour_batch_open(index_version *v, int64_t k, walk_check *check, void *argument,
+                         neighbour_batch **out, char **message)
+{
+    *out = NULL;
+    neighbour_batch *b = sqlite3_malloc64(sizeof *b);
+    if (!b)
+        return SQLITE_NOMEM;
+    memset(b, 0, sizeof *b);
+    b->version = index_retain(v);
+    b->k = k < v->rows - 1 ? k : v->rows - 1;
+    b->check = check;
+    b->check_argument = argument;
+    b->width = b->k <= BATCH_MAX_K ? (int)b->k + 1 + SPARE : 0;
+    size_t all = (size_t)BLOCK_ROWS * (size_t)b->width;
+    b->candidates = sqlite3_malloc64((all + 1) * sizeof *b->candidates);
+    b->counts = sqlite3_malloc64(BLOCK_ROWS * sizeof *b->counts);
+    b->merged = sqlite3_malloc64(((size_t)b->width + 1) * sizeof *b->merged);
+    b->scores = sqlite3_malloc64((all + 1) * sizeof *b->scores);
+    b->slots = sqlite3_malloc64((all + 1) * sizeof *b->slots);
+    /* Candidates are scored where the neighbours will stand. */
+    size_t hits = b->width ? (size_t)b->width : (size_t)b->k;
+    b->hits = sqlite3_malloc64((hits + 1) * sizeof *b->hits);
+    int rc = b->candidates && b->counts && b->merged && b->scores && b->slots && b->hits
+                 ? SQLITE_OK
+                 : SQLITE_NOMEM;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        float norm = 0;
+        rc = segment_largest_norm(v->segments[s], &norm);
+        b->largest_norm = fmaxf(b->largest_norm, norm);
+    }
+    if (rc != SQLITE_OK) {
+        neighbour_batch_close(b);
+        return rc;
+    }
+    (void)message;
+    *out = b;
+    return SQLITE_OK;
+}
+
+void neighbour_batch_close(neighbour_batch *b)
+{
+    if (!b)
+        return;
+    index_release(b->version);
+    sqlite3_free(b->candidates);
+    sqlite3_free(b->counts);
+    sqlite3_free(b->merged);
+    sqlite3_free(b->scores);
+    sqlite3_free(b->slots);
+    sqlite3_free(b->hits);
+    sqlite3_free(b);
+}
+
+/* Merge what one segment gave for a row of the block into its candidates. */
+static void merge(neighbour_batch *b, int i, int s, const float *scores, const int64_t *slots,
+                  int n)
+{
+    const index_version *v = b->version;
+    candidate *own = b->candidates + (size_t)i * (size_t)b->width;
+    int count = b->counts[i], taken = 0, given = 0, total = 0;
+    while (total < b->width && (taken < count || given < n)) {
+        int from_segment = taken == count;
+        float rank = INFINITY;
+        if (given < n && slots[given] < 0) { /* FAISS had no more */
+            n = given;
+            continue;
+        }
+        if (given < n)
+            rank = walk_rank_of(v->metric, scores[given]);
+        if (taken < count && given < n)
+            from_segment = rank < own[taken].rank;
+        b->merged[total++] =
+            from_segment ? (candidate){rank, v->starts[s] + slots[given]} : own[taken];
+        given += from_segment;
+        taken += !from_segment;
+    }
+    memcpy(own, b->merged, (size_t)total * sizeof *own);
+    b->counts[i] = total;
+}
+
+/* Find the candidates of the block that begins with this row. */
+static int fill_block(neighbour_batch *b, int64_t row, char **message)
+{
+    const index_version *v = b->version;
+    int s, slot;
+    index_locate(v, row, &s, &slot);
+    int left = segment_count(v->segments[s]) - slot;
+    b->first = row;
+    b->rows = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+    memset(b->counts, 0, BLOCK_ROWS * sizeof *b->counts);
+    const float *queries = segment_vector(v->segments[s], slot);
+    int rc = SQLITE_OK;
+    for (s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        int count = segment_count(v->segments[s]);
+        int n = count < b->width ? count : b->width;
+        rc =
+            segment_search_batch(v->segments[s], queries, b->rows, n, b->scores, b->slots, message);
+        for (int i = 0; rc == SQLITE_OK && i < b->rows; i++)
+            merge(b, i, s, b->scores + (size_t)i * (size_t)n, b->slots + (size_t)i * (size_t)n, n);
+        if (rc == SQLITE_OK && b->check)
+            rc = b->check(b->check_argument, message);
+    }
+    if (rc != SQLITE_OK)
+        b->rows = 0;
+    return rc;
+}
+
+static int compare_hits(const void *left, const void *right)
+{
+    const index_hit *a = left, *b = right;
+    /* `key` holds the row number while sorting: the order of ties. Scores were
+    ** turned into ranks. */
+    if (a->score != b->score)
+        return a->score < b->score ? -1 : 1;
+    return a->key < b->key ? -1 : a->key > b->key;
+}
+
+/*
+** How far a score by BLAS and one by a single search can be apart, for a query of
+** squared norm q. Each is a sum of d products, whose rounding error is at most
+** (d + 2)u times the sum of their magnitudes (u = 2^-24; Higham, Accuracy and
+** Stability of Numerical Algorithms, 3.1). For L2 both forms, |x|² + |y|² - 2xy
+** and the sum of squares of differences, have magnitudes of at most
+** (|x| + |y|)² <= 2(|x|² + |y|²); for inner products |x||y| <= (|x|² + |y|²) / 2.
+*/
+static float rounding_error(const neighbour_batch *b, float q)
+{
+    double terms = b->version->dimension + 8;
+    return (float)(2 * terms * 0x1p-24 * 2 * ((double)q + (double)b->largest_norm));
+}
+
+/* Score the candidates of a row of the block one by one, and order them; *certain
+** says whether no row outside of them can be among its neighbours. */
+static int rescore(neighbour_batch *b, int i, int *certain, char **message)
+{
+    const index_version *v = b->version;
+    const candidate *own = b->candidates + (size_t)i * (size_t)b->width;
+    int s, slot, count = 0, rc = SQLITE_OK;
+    index_locate(v, b->first + i, &s, &slot);
+    const float *query = segment_vector(v->segments[s], slot);
+    for (int j = 0; rc == SQLITE_OK && j < b->counts[i]; j++) {
+        if (own[j].row == b->first + i)
+            continue;
+        index_hit *hit = &b->hits[count++];
+        int64_t at;
+        index_locate(v, own[j].row, &hit->segment, &hit->slot);
+        at = hit->slot;
+        rc = segment_scores(v->segments[hit->segment], query, &at, 1, &hit->score, message);
+        hit->score = walk_rank_of(v->metric, hit->score);
+        hit->key = own[j].row;
+    }
+    if (rc != SQLITE_OK)
+        return rc;
+    qsort(b->hits, (size_t)count, sizeof *b->hits, compare_hits);
+    *certain = count >= b->k;
+    if (*certain && b->counts[i] < v->rows && b->k > 0) {
+        float q = 0;
+        for (int j = 0; j < v->dimension; j++)
+            q += query[j] * query[j];
+        float nearest_outside = own[b->counts[i] - 1].rank - rounding_error(b, q);
+        *certain = b->hits[b->k - 1].score < nearest_outside;
+    }
+    for (int j = 0; j < count; j++) { /* back to scores and keys */
+        index_hit *hit = &b->hits[j];
+        hit->score = v->metric == METRIC_KIND_L2 ? hit->score : -hit->score;
+        hit->key = index_key(v, hit->segment, hit->slot);
+    }
+    return SQLITE_OK;
+}
+
+/* The neighbours of one row by a search of its own. */
+static int search_alone(neighbour_batch *b, int64_t row, char **message)
+{
+    index_walk *w;
+    int64_t count = 0;
+    int rc =
+        index_walk_open_row(b->version, row, b->k + 1, b->check, b->check_argument, &w, message);
+    for (int64_t i = 0; rc == SQLITE_OK && count < b->k; i++) {
+        rc = index_walk_at(w, i, &b->hits[count], message);
+        if (rc != SQLITE_ROW)
+            break;
+        rc = SQLITE_OK;
+        const index_hit *hit = &b->hits[count];
+        count += b->version->starts[hit->segment] + hit->slot != row;
+    }
+    index_walk_close(w);
+    return rc;
+}
+
+int neighbour_batch_row(neighbour_batch *b, int64_t row, const index_hit **hits, int64_t *count,
+                        char **message)
+{
+    int rc = SQLITE_OK, certain = 0;
+    *hits = b->hits;
+    *count = b->k;
+    if (b->width && (row < b->first || row >= b->first + b->rows))
+        rc = fill_block(b, row, message);
+    if (rc == SQLITE_OK && b->width)
+        rc = rescore(b, (int)(row - b->first), &certain, message);
+    return rc == SQLITE_OK && !certain ? search_alone(b, row, message) : rc;
+}

@@ -1,0 +1,267 @@
+#include "neighbors_table.h"
+
+#include <string.h>
+
+#include "batch.h"
+#include "snapshot.h"
+#include "table.h"
+
+enum {
+    COLUMN_ID,
+    COLUMN_NEIGHBOR,
+    COLUMN_SCORE,
+    COLUMN_DISTANCE,
+    COLUMN_DATABASE,
+    COLUMN_TABLE,
+    COLUMN_K
+};
+static const char columns[] =
+    "CREATE TABLE x(id, neighbor, score REAL, distance REAL, database HIDDEN BLOB, "
+    "\"table\" HIDDEN BLOB, k HIDDEN BLOB)";
+enum { ARGUMENTS = 3, ROWS_GUESSED = 1000000, COST = 100000000 };
+
+typedef struct neighbors_table {
+    sqlite3_vtab base;
+    connection *connection;
+} neighbors_table;
+
+/* Stands on the i-th neighbour of a row. */
+typedef struct neighbors_cursor {
+    sqlite3_vtab_cursor base;
+    snapshot snapshot;
+    neighbour_batch *batch;
+    sqlite3_int64 k;
+    int64_t row, rows; /* the row at hand, by number; all rows */
+    int64_t i, count;  /* the neighbour at hand; those of the row */
+    const index_hit *hits;
+} neighbors_cursor;
+
+static int neighbors_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
+                             sqlite3_vtab **out, char **message)
+{
+    (void)argc;
+    (void)argv;
+    (void)message;
+    int rc = sqlite3_declare_vtab(db, columns);
+    neighbors_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
+    if (!t)
+        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
+    *t = (neighbors_table){.connection = connection_retain(aux)};
+    *out = &t->base;
+    return SQLITE_OK;
+}
+
+static int neighbors_disconnect(sqlite3_vtab *base)
+{
+    connection_release(((neighbors_table *)base)->connection);
+    sqlite3_free(base);
+    return SQLITE_OK;
+}
+
+/* All three arguments, in their order; what else is asked is left to SQLite. */
+static int neighbors_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
+{
+    int found = 0, unusable = 0;
+    for (int i = 0; i < info->nConstraint; i++) {
+        const struct sqlite3_index_constraint *c = &info->aConstraint[i];
+        int argument = c->iColumn - COLUMN_DATABASE;
+        if (argument < 0 || argument >= ARGUMENTS || c->op != SQLITE_INDEX_CONSTRAINT_EQ)
+            continue;
+        unusable |= !c->usable;
+        info->aConstraintUsage[i].argvIndex = c->usable ? argument + 1 : 0;
+        info->aConstraintUsage[i].omit = 1;
+        found |= 1 << argument;
+    }
+    if (unusable)
+        return SQLITE_CONSTRAINT;
+    if (found != (1 << ARGUMENTS) - 1) {
+        char *message =
+            sqlite3_mprintf("faiss_neighbors(database, table, k): an argument is missing");
+        return table_failure(base, message ? SQLITE_ERROR : SQLITE_NOMEM, message);
+    }
+    info->estimatedRows = ROWS_GUESSED;
+    info->estimatedCost = COST;
+    return SQLITE_OK;
+}
+
+static int neighbors_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
+{
+    (void)base;
+    neighbors_cursor *c = sqlite3_malloc64(sizeof *c);
+    if (!c)
+        return SQLITE_NOMEM;
+    memset(c, 0, sizeof *c);
+    *out = &c->base;
+    return SQLITE_OK;
+}
+
+static void forget(neighbors_cursor *c)
+{
+    neighbour_batch_close(c->batch);
+    snapshot_close(&c->snapshot);
+    c->batch = NULL;
+    c->row = c->rows = c->i = c->count = 0;
+}
+
+static int neighbors_close(sqlite3_vtab_cursor *base)
+{
+    forget((neighbors_cursor *)base);
+    sqlite3_free(base);
+    return SQLITE_OK;
+}
+
+static int neighbors_eof(sqlite3_vtab_cursor *base)
+{
+    neighbors_cursor *c = (neighbors_cursor *)base;
+    return c->row >= c->rows;
+}
+
+/* Find the neighbours of the row at hand; a table of one row has none. */
+static int find(neighbors_cursor *c, char **message)
+{
+    int rc = SQLITE_OK;
+    c->i = c->count = 0;
+    while (rc == SQLITE_OK && c->row < c->rows) {
+        rc = neighbour_batch_row(c->batch, c->row, &c->hits, &c->count, message);
+        if (c->count > 0)
+            break;
+        c->row++;
+    }
+    return rc;
+}
+
+static int neighbors_next(sqlite3_vtab_cursor *base)
+{
+    neighbors_cursor *c = (neighbors_cursor *)base;
+    char *message = NULL;
+    int rc = SQLITE_OK;
+    if (++c->i >= c->count) {
+        c->row++;
+        rc = find(c, &message);
+    }
+    return table_failure(base->pVtab, rc, message);
+}
+
+static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
+{
+    connection *owner = ((neighbors_table *)c->base.pVtab)->connection;
+    const char *database = (const char *)sqlite3_value_text(argv[0]);
+    const char *table = (const char *)sqlite3_value_text(argv[1]);
+    if (!database || !table) {
+        *message = sqlite3_mprintf("faiss_neighbors: database and table must be names, not NULL");
+        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+    }
+    definition d = {0};
+    index_version *v;
+    int rc = neighbours_from_value(argv[2], &c->k, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_define(owner, database, table, &d, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_open(owner, &d, &c->snapshot, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_index(&c->snapshot, &v, message);
+    if (rc == SQLITE_OK && v->rows > 0)
+        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
+    if (rc == SQLITE_OK && v->rows > 0) {
+        rc = neighbour_batch_open(v, c->k, snapshot_poll, &c->snapshot, &c->batch, message);
+        c->rows = v->rows;
+    }
+    definition_clear(&d);
+    return rc == SQLITE_OK ? find(c, message) : rc;
+}
+
+static int neighbors_filter(sqlite3_vtab_cursor *base, int number, const char *text, int argc,
+                            sqlite3_value **argv)
+{
+    (void)number;
+    (void)text;
+    (void)argc;
+    neighbors_cursor *c = (neighbors_cursor *)base;
+    char *message = NULL;
+    forget(c);
+    if (sqlite3_value_type(argv[2]) == SQLITE_NULL)
+        return SQLITE_OK;
+    int rc = begin(c, argv, &message);
+    if (rc != SQLITE_OK)
+        forget(c);
+    return table_failure(base->pVtab, rc, message);
+}
+
+static int column_id(neighbors_cursor *c, const index_hit *hit, sqlite3_context *context,
+                     char **message)
+{
+    row_value id;
+    int rc = snapshot_hit_id(&c->snapshot, hit, &id, message);
+    if (rc == SQLITE_OK)
+        value_to_result(context, &id);
+    return rc;
+}
+
+static int neighbors_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
+{
+    neighbors_cursor *c = (neighbors_cursor *)base;
+    const index_hit *hit = &c->hits[c->i];
+    index_hit own;
+    char *message = NULL;
+    int rc = SQLITE_OK;
+    switch (column) {
+    case COLUMN_ID:
+        own = index_row(c->snapshot.version, c->row);
+        rc = column_id(c, &own, context, &message);
+        break;
+    case COLUMN_NEIGHBOR:
+        rc = column_id(c, hit, context, &message);
+        break;
+    case COLUMN_SCORE:
+        sqlite3_result_double(context, hit->score);
+        break;
+    case COLUMN_DISTANCE:
+        sqlite3_result_double(context,
+                              vector_distance(c->snapshot.tracked->asked.metric, hit->score));
+        break;
+    case COLUMN_DATABASE:
+        sqlite3_result_text(context, c->snapshot.source->schema, -1, SQLITE_TRANSIENT);
+        break;
+    case COLUMN_TABLE:
+        sqlite3_result_text(context, c->snapshot.source->table, -1, SQLITE_TRANSIENT);
+        break;
+    default:
+        sqlite3_result_int64(context, c->k);
+        break;
+    }
+    return table_failure(base->pVtab, rc, message);
+}
+
+static int neighbors_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
+{
+    neighbors_cursor *c = (neighbors_cursor *)base;
+    *rowid = c->row * c->count + c->i + 1;
+    return SQLITE_OK;
+}
+
+/*
+** faiss_neighbors(database, table, k): for each row, in the order of the source,
+** the k nearest other rows, nearest first: its id, the neighbour's id, and their
+** score and distance as a search for the row's embedding gives them. Names and
+** errors as in faiss_search; NULL k: no rows. Time for n rows is that of a matrix
+** product of n × n × dimension; memory for one block of rows.
+*/
+static const sqlite3_module module = {
+    .iVersion = 0,
+    .xConnect = neighbors_connect,
+    .xBestIndex = neighbors_best_index,
+    .xDisconnect = neighbors_disconnect,
+    .xOpen = neighbors_open,
+    .xClose = neighbors_close,
+    .xFilter = neighbors_filter,
+    .xNext = neighbors_next,
+    .xEof = neighbors_eof,
+    .xColumn = neighbors_column,
+    .xRowid = neighbors_rowid,
+};
+
+int neighbors_table_register(connection *c)
+{
+    return sqlite3_create_module_v2(c->db, "faiss_neighbors", &module, connection_retain(c),
+                                    connection_release);
+}
