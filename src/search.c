@@ -4,7 +4,7 @@
 
 enum {
     ROWS_ALWAYS_SET = 2048, /* a table so small that its rows are filtered in one go */
-    SET_SHARE = 16,         /* an index is read for up to a 16th of the rows … */
+    SET_SHARE = 8,          /* an index is read for up to an 8th of the rows … */
     REFUSED_SHARE = 8       /* … and rows are tested until an 8th of them are refused */
 };
 
