@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "message.h"
 #include "search.h"
 
 /* Where the rows of a cursor come from. */
@@ -268,8 +269,8 @@ static int define_by_arguments(faiss_cursor *c, sqlite3_value **argv, char **mes
     const char *database = (const char *)sqlite3_value_text(value_at(c, argv, PLAN_DATABASE));
     const char *table = (const char *)sqlite3_value_text(value_at(c, argv, PLAN_TABLE));
     if (!database || !table) {
-        *message = sqlite3_mprintf("faiss_search: database and table must be names, not NULL");
-        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+        return set_message(
+            message, sqlite3_mprintf("faiss_search: database and table must be names, not NULL"));
     }
     definition fresh;
     int rc = snapshot_define(table_of(c)->connection, database, table, &fresh, message);
@@ -503,8 +504,8 @@ static int column_of_source(faiss_cursor *c, int place, sqlite3_context *context
     const source *s = c->snapshot.source;
     const char *name = table_of(c)->plan.columns[place].name;
     if (source_find_column(s, name) < 0) {
-        *message = sqlite3_mprintf("%s.%s no longer has the column %s", s->schema, s->table, name);
-        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+        return set_message(message, sqlite3_mprintf("%s.%s no longer has the column %s", s->schema,
+                                                    s->table, name));
     }
     if (c->origin != FROM_SOURCE)
         return snapshot_hit_column(&c->snapshot, &c->hit, place, name, context, message);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "message.h"
+
 enum { FIRST_PARAMETER = 2 };
 
 /* How the values of a term compare with its column. */
@@ -23,12 +25,6 @@ typedef struct builder {
     int capacity;
     char **message;
 } builder;
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
-}
 
 static int add_value(builder *b, sqlite3_value *value)
 {

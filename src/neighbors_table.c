@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "batch.h"
+#include "message.h"
 #include "snapshot.h"
 #include "table.h"
 
@@ -148,8 +149,9 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
     const char *database = (const char *)sqlite3_value_text(argv[0]);
     const char *table = (const char *)sqlite3_value_text(argv[1]);
     if (!database || !table) {
-        *message = sqlite3_mprintf("faiss_neighbors: database and table must be names, not NULL");
-        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+        return set_message(
+            message,
+            sqlite3_mprintf("faiss_neighbors: database and table must be names, not NULL"));
     }
     definition d = {0};
     index_version *v;

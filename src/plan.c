@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "message.h"
+
 static const char *const kind_names[PLAN_KINDS] = {"scan", "lookup", "knn", "stream", "point"};
 static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector",
                                                      "k",        "limit", "offset"};
@@ -53,12 +55,6 @@ typedef struct choice {
     int has_row; /* an id or rowid is given */
     int waits;   /* a constraint on a source column cannot be had in this order */
 } choice;
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
-}
 
 /* ---- constraints ---- */
 

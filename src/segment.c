@@ -11,6 +11,8 @@
 #include <c_api/utils/distances_c.h>
 #include <c_api/utils/utils_c.h>
 
+#include "message.h"
+
 struct segment {
     atomic_int references;
     int count;
@@ -56,8 +58,7 @@ static int faiss_failure(int code, char **message)
     if (code != FAISS_EXCEPT || !text || strstr(text, "bad_alloc"))
         return SQLITE_NOMEM;
     const char *colon = strstr(text, ": ");
-    *message = sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text);
-    return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+    return set_message(message, sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text));
 }
 
 static FaissMetricType faiss_metric(vector_metric metric)

@@ -3,15 +3,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "message.h"
 #include "sql_text.h"
 
 enum { BUILD_WAIT_MS = 50, POLL_MS = 50, RESOLVE_ATTEMPTS = 5 };
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
-}
 
 /* ---- opening ---- */
 
@@ -132,6 +127,21 @@ static int resolve_again(snapshot *s, int *same, char **message)
     return connection_join_registry(s->connection, t);
 }
 
+/* Pinning failed, perhaps for columns that are gone: SQLITE_OK to try once more with
+** what the source is now, or else what resolving says is missing. */
+static int resolve_after_failure(snapshot *s, int failure, char **message)
+{
+    char *first = *message;
+    *message = NULL;
+    int rc = resolve(s, message);
+    if (rc != SQLITE_OK && !*message) {
+        *message = first;
+        return failure;
+    }
+    sqlite3_free(first);
+    return rc;
+}
+
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message)
 {
     *out = (snapshot){.connection = c};
@@ -151,19 +161,8 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
         out->pin = NULL;
         rc = open_pinned(out, message);
         if (rc != SQLITE_OK && t->watch) {
-            /* Perhaps prepared for columns that are gone: say what is missing. */
-            char *first = *message;
-            *message = NULL;
-            rc = resolve(out, message);
-            if (rc == SQLITE_OK) {
-                sqlite3_free(first);
-                continue;
-            }
-            if (*message)
-                sqlite3_free(first);
-            else
-                *message = first;
-            break;
+            rc = resolve_after_failure(out, rc, message);
+            continue;
         }
         if (rc == SQLITE_OK)
             rc = watch_agrees(out, message, &done);

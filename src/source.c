@@ -3,13 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "message.h"
 #include "sql_text.h"
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
-}
 
 int source_failure(sqlite3 *db, const source *s, int rc, char **message)
 {

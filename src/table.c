@@ -5,6 +5,7 @@
 
 #include "config.h"
 #include "cursor.h"
+#include "message.h"
 #include "snapshot.h"
 
 enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
@@ -19,12 +20,6 @@ enum {
     COLUMN_COMMAND,
     COLUMN_FIRST
 };
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
-}
 
 int table_failure(sqlite3_vtab *base, int rc, char *message)
 {

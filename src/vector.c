@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "json.h"
+#include "message.h"
 
 static const char *const metric_names[] = {"l2", "ip", "cosine"};
 
@@ -63,12 +64,6 @@ void vector_clear(vector *v)
 {
     sqlite3_free(v->x);
     *v = (vector){0};
-}
-
-static int set_message(char **message, char *text)
-{
-    *message = text;
-    return text ? SQLITE_ERROR : SQLITE_NOMEM;
 }
 
 static const char *json_type_name(const cJSON *item)

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "message.h"
+
 /* Beyond this many rows, scoring all rows once is cheaper than a heap of k in
 ** every segment. */
 enum { SEARCH_MAX_K = 128 };
@@ -279,8 +281,8 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 {
     *out = NULL;
     if (v->rows > UINT32_MAX) {
-        *message = sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX);
-        return *message ? SQLITE_ERROR : SQLITE_NOMEM;
+        return set_message(
+            message, sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX));
     }
     index_walk *w = sqlite3_malloc64(sizeof *w);
     if (!w)
