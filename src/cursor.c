@@ -32,8 +32,10 @@ typedef struct faiss_cursor {
     sqlite3_value **bounds;   /* the value of each term on score or distance, else NULL */
     search search;
     index_hit hit;      /* the row of a search or of the index */
-    sqlite3_stmt *rows; /* the row of the source */
-    scorer *scorer;     /* of point plans */
+    sqlite3_stmt *rows; /* the row of the source … */
+    filter rows_filter; /* … that this lets through */
+    vector point;       /* the query of point plans … */
+    scorer *scorer;     /* … made ready */
     float score;
     sqlite3_int64 given; /* rows so far */
     int at_end;
@@ -69,14 +71,21 @@ static void forget_plan(faiss_cursor *c)
     sqlite3_free(c->bounds);
     c->bounds = NULL;
     plan_clear(&c->plan);
+}
+
+static void forget_point(faiss_cursor *c)
+{
     scorer_close(c->scorer);
     c->scorer = NULL;
-    sqlite3_finalize(c->rows);
-    c->rows = NULL;
+    vector_clear(&c->point);
 }
 
 static void close_snapshot(faiss_cursor *c)
 {
+    forget_point(c);
+    sqlite3_finalize(c->rows);
+    c->rows = NULL;
+    filter_close(&c->rows_filter);
     search_close(&c->search);
     snapshot_close(&c->snapshot);
     sqlite3_free(c->columns);
@@ -384,18 +393,38 @@ static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, f
     return search_begin(&c->search, &c->snapshot, f, query, first_depth(c, argv), message);
 }
 
-static int filter_source(faiss_cursor *c, const vector *query, const filter *f, char **message)
+/* Make the query of a point ready, unless it is the last one's. */
+static int take_point(faiss_cursor *c, vector *query, char **message)
 {
-    source_query q = {.columns = c->columns, .filter = f->sql};
-    int rc = SQLITE_OK;
-    if (c->plan.kind == PLAN_POINT) {
-        rc = scorer_open(c->snapshot.tracked->asked.metric, query->x, query->dimension, &c->scorer,
-                         message);
-    }
-    if (rc == SQLITE_OK)
+    if (c->scorer && vector_equal(&c->point, query))
+        return SQLITE_OK;
+    forget_point(c);
+    c->point = *query;
+    *query = (vector){0};
+    return scorer_open(c->snapshot.tracked->asked.metric, c->point.x, c->point.dimension,
+                       &c->scorer, message);
+}
+
+/* Prepare the statement of a filter, unless the last one will do. A join filters
+** once for each of its outer rows. */
+static int filter_source(faiss_cursor *c, vector *query, filter *f, char **message)
+{
+    int rc = c->plan.kind == PLAN_POINT ? take_point(c, query, message) : SQLITE_OK;
+    if (rc == SQLITE_OK && !(c->rows && filter_same_text(&c->rows_filter, f))) {
+        source_query q = {.columns = c->columns, .filter = f->sql};
+        sqlite3_finalize(c->rows);
+        c->rows = NULL;
         rc = source_prepare(c->snapshot.connection->db, c->snapshot.source, SOURCE_SCAN, &q,
                             &c->rows, message);
-    return rc == SQLITE_OK ? filter_bind(f, c->rows) : rc;
+    }
+    filter_close(&c->rows_filter);
+    c->rows_filter = *f;
+    *f = (filter){0};
+    if (rc == SQLITE_OK) {
+        sqlite3_reset(c->rows);
+        rc = filter_bind(&c->rows_filter, c->rows);
+    }
+    return rc;
 }
 
 /* Read the arguments of a search. */

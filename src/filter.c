@@ -226,9 +226,14 @@ static int value_equal(sqlite3_value *a, sqlite3_value *b)
            (bytes == 0 || (left && right && memcmp(left, right, (size_t)bytes) == 0));
 }
 
+int filter_same_text(const filter *a, const filter *b)
+{
+    return a->count == b->count && !a->sql == !b->sql && (!a->sql || strcmp(a->sql, b->sql) == 0);
+}
+
 int filter_equal(const filter *a, const filter *b)
 {
-    if (a->count != b->count || !a->sql != !b->sql || (a->sql && strcmp(a->sql, b->sql) != 0))
+    if (!filter_same_text(a, b))
         return 0;
     for (int i = 0; i < a->count; i++) {
         if (!value_equal(a->values[i], b->values[i]))

@@ -29,6 +29,9 @@ void filter_close(filter *f);
 /* Bind the values to a statement made of the text. */
 int filter_bind(const filter *f, sqlite3_stmt *statement);
 
+/* Whether a statement made of one serves the other, with other values. */
+int filter_same_text(const filter *a, const filter *b);
+
 /* Whether both let through the same rows of the same state: equal text, and equal
 ** values of equal types. */
 int filter_equal(const filter *a, const filter *b);

@@ -95,7 +95,7 @@ static void forget_set(search *s)
 /* Take over a filter: nothing is to do where it is the same as before. */
 static int take_filter(search *s, filter *f, char **message)
 {
-    int same_text = !f->sql == !s->filter.sql && (!f->sql || strcmp(f->sql, s->filter.sql) == 0);
+    int same_text = filter_same_text(f, &s->filter);
     forget_set(s);
     if (!same_text) {
         sqlite3_finalize(s->keys);
@@ -119,17 +119,11 @@ static int take_filter(search *s, filter *f, char **message)
     return rc == SQLITE_OK ? begin_set(s, message) : rc;
 }
 
-static int same_query(const search *s, const vector *query)
-{
-    return s->query.dimension == query->dimension &&
-           memcmp(s->query.x, query->x, (size_t)query->dimension * sizeof *query->x) == 0;
-}
-
 int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t depth, char **message)
 {
     int again = s->walk && s->snapshot == in;
     int same_filter = again && filter_equal(&s->filter, f);
-    int same = same_filter && same_query(s, query);
+    int same = same_filter && vector_equal(&s->query, query);
     s->snapshot = in;
     s->position = s->refused = s->given = 0;
     s->depth = depth;

@@ -66,6 +66,12 @@ void vector_clear(vector *v)
     *v = (vector){0};
 }
 
+int vector_equal(const vector *a, const vector *b)
+{
+    return a->dimension == b->dimension &&
+           memcmp(a->x, b->x, (size_t)a->dimension * sizeof *a->x) == 0;
+}
+
 static const char *json_type_name(const cJSON *item)
 {
     if (cJSON_IsArray(item))

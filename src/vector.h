@@ -46,6 +46,9 @@ int vector_from_json(const char *text, int bytes, vector *out, char **message);
 
 void vector_clear(vector *v);
 
+/* Whether both have the same components, bit by bit. */
+int vector_equal(const vector *a, const vector *b);
+
 /* The position of the first NaN or infinity, -1 if all are finite. */
 int vector_first_nonfinite(const float *x, int dimension);
 
