@@ -69,7 +69,9 @@ static int neighbors_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
         if (argument < 0 || argument >= ARGUMENTS || c->op != SQLITE_INDEX_CONSTRAINT_EQ)
             continue;
         unusable |= !c->usable;
-        info->aConstraintUsage[i].argvIndex = c->usable ? argument + 1 : 0;
+        if (!c->usable || found & 1 << argument)
+            continue; /* given twice: SQLite compares the second one */
+        info->aConstraintUsage[i].argvIndex = argument + 1;
         info->aConstraintUsage[i].omit = 1;
         found |= 1 << argument;
     }

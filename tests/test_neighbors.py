@@ -141,6 +141,8 @@ def test_arguments(memory):
     ):
         with pytest.raises(sqlite3.OperationalError, match=words):
             rows(memory, f"SELECT * FROM {call}")
+    assert rows(memory, "SELECT * FROM faiss_neighbors('main', 'docs', 1) WHERE k = 2") == []
+    assert len(rows(memory, "SELECT * FROM faiss_neighbors('main', 'docs', 1) WHERE k = 1")) == 2
     assert column(memory, "SELECT d.id FROM docs d JOIN faiss_neighbors('main', 'docs', d.id) n ON n.id = d.id") == [1, 2]
 
 

@@ -293,9 +293,10 @@ def test_every_function_is_described(memory):
 
 def test_every_module_has_a_section(memory):
     modules = column(memory, "SELECT name FROM pragma_module_list WHERE name LIKE 'faiss%'")
-    assert set(modules) == {"faiss", "faiss_search", "faiss_indexes"}
+    assert set(modules) == {"faiss", "faiss_search", "faiss_neighbors", "faiss_indexes"}
     assert "USING faiss(" in section("The virtual table")
-    assert section("faiss_search as a table") and section("faiss_indexes")
+    assert section("faiss_search as a table")
+    assert section("faiss_neighbors") and section("faiss_indexes")
 
 
 def columns_of(connection, table, hidden):
@@ -311,10 +312,69 @@ def test_every_column_is_described(docs):
     assert first_cells(text, "column") == own
     assert "| the table's own name (hidden) |" in text
 
-    for table in "faiss_search", "faiss_indexes":
+    for table in "faiss_search", "faiss_neighbors", "faiss_indexes":
         title = "faiss_search as a table" if table == "faiss_search" else table
         found = columns_of(docs, table, 0) + columns_of(docs, table, 1)
         assert first_cells(section(title), "column") == found
+
+
+def test_columns_of_the_source_are_described(memory):
+    memory.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, title TEXT, score REAL, embedding BLOB)")
+    memory.execute("CREATE VIRTUAL TABLE t_index USING faiss(main, t)")
+    after_the_own = columns_of(memory, "t_index", 1)[3:]
+    assert after_the_own == ["title", "source_score"]
+    assert "| every other column of the source (hidden) | its value; as `source_NAME` " in section(
+        "The virtual table"
+    )
+
+
+def test_the_largest_dimension(memory):
+    memory.execute("CREATE TABLE t(embedding BLOB)")
+    most = re.search(r"`dimension=` \|.*, 1 to ([\d,]+) \|", README)[1].replace(",", "")
+    memory.execute(f"CREATE VIRTUAL TABLE most USING faiss(main, t, dimension={most})")
+    with pytest.raises(sqlite3.Error, match=f"expected a whole number from 1 to {most}$"):
+        memory.execute(f"CREATE VIRTUAL TABLE more USING faiss(main, t, dimension={most}0)")
+
+
+def filter_of(connection, condition):
+    """What EXPLAIN QUERY PLAN shows of a condition, beside a vector and k."""
+    sql = f"SELECT * FROM t_index AS n WHERE embedding MATCH '[0]' AND {condition}"
+    for line in database.plan(connection, sql):
+        shown = re.search(r"VIRTUAL TABLE INDEX \d:.*?(?: filter\((.*)\))?$", line)
+        if shown:
+            return shown[1] or ""
+    raise AssertionError(sql)
+
+
+def test_where_conditions_are_answered(memory):
+    """The table of conditions, by examples."""
+    memory.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b TEXT, embedding BLOB)")
+    memory.execute("CREATE VIRTUAL TABLE t_index USING faiss(main, t)")
+    ranges = ["{} < 1", "{} <= 1", "{} > 1", "{} >= 1", "{} BETWEEN 1 AND 2"]
+    others = ["{} <> 1", "{} IS NOT 1", "{} LIKE 'x%'", "{} GLOB 'x*'"]
+    nulls = ["{} IS NULL", "{} IS NOT NULL"]  # SQLite itself answers those of a rowid
+    equals = ["{} = 1", "{} IS 1", "{} IN (1, 2)", "{} IN (SELECT id FROM t)"]
+    inside = [("a", form) for form in ranges + others + nulls + equals]
+    inside += [("id", form) for form in ranges + others + nulls]
+    inside += [("rowid", form) for form in ranges + others]
+    inside += [(on, form) for on in ("score", "distance") for form in ranges]
+    for on, form in inside:
+        assert filter_of(memory, "k = 2 AND " + form.format(on)).startswith(on), (on, form)
+    for on in "id", "rowid":
+        for form in equals:
+            assert filter_of(memory, "k = 2 AND " + form.format(on)) == ""
+            assert filter_of(memory, form.format(on)).startswith(on)
+    for condition in (
+        "(a = 1 OR b = 2)",
+        "a NOT IN (1, 2)",
+        "a NOT LIKE 'x%'",
+        "a < b",
+        "length(a) = 1",
+        "EXISTS (SELECT 1 FROM t WHERE t.a = n.a)",
+    ):
+        assert filter_of(memory, "k = 2 AND " + condition) == "", condition
+    # SQLite passes the range that such a pattern implies, but not the test itself.
+    assert "LIKE" not in filter_of(memory, "k = 2 AND a LIKE 'x%' ESCAPE '!'")
 
 
 def listed_in_error(connection, sql):
@@ -352,7 +412,7 @@ def test_every_plan_is_described(docs):
     ):
         (line,) = database.plan(docs, f"SELECT * FROM docs_index {where}")
         shown.append(re.search(r"VIRTUAL TABLE INDEX (\d:\w+)", line)[1])
-    assert first_cells(section("Joins"), "plan") == shown
+    assert first_cells(section("Query plans"), "plan") == shown
 
 
 def test_no_name_is_made_up(memory):
