@@ -234,6 +234,20 @@ static int can_filter(plan_kind kind, int on, int comparison)
     return 1;
 }
 
+/* SQLite puts bounds beside a LIKE or GLOB with a constant prefix, for the use of
+** indexes that hold text alone: a BLOB within the pattern is outside of them. They
+** look like the user's own bounds, so that none on such a column is taken. */
+static int bounds_a_pattern(const sqlite3_index_info *info, int i)
+{
+    for (int j = 0; j < info->nConstraint; j++) {
+        const struct sqlite3_index_constraint *c = &info->aConstraint[j];
+        if (c->iColumn == info->aConstraint[i].iColumn &&
+            (c->op == SQLITE_INDEX_CONSTRAINT_LIKE || c->op == SQLITE_INDEX_CONSTRAINT_GLOB))
+            return is_range(info->aConstraint[i].op);
+    }
+    return 0;
+}
+
 /* Choose the constraints that become terms of the plan. */
 static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
                         choice *chosen, char **message)
@@ -244,7 +258,7 @@ static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind
         if (!filters_on(t, c->iColumn, &on) || is_value(kind, chosen, i))
             continue;
         int comparison = operator_of(info, i, &collates);
-        if (comparison < 0 || !can_filter(kind, on, comparison))
+        if (comparison < 0 || !can_filter(kind, on, comparison) || bounds_a_pattern(info, i))
             continue;
         int on_distance = on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE;
         if (kind == PLAN_KNN && !t->has_rowid && on >= 0) {
