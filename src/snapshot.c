@@ -6,6 +6,8 @@
 #include "message.h"
 #include "sql_text.h"
 
+/* Before that version an extension cannot call it: the table of pointers ends. */
+enum { SERIALIZE_AVAILABLE = 3039000 };
 enum { BUILD_WAIT_MS = 50, POLL_MS = 50, RESOLVE_ATTEMPTS = 5 };
 
 /* ---- opening ---- */
@@ -347,7 +349,7 @@ static uint64_t schema_state(sqlite3 *db, const char *schema, uint64_t state)
     int rc = sqlite3_file_control(db, schema, SQLITE_FCNTL_DATA_VERSION, &version);
     const char *path = sqlite3_db_filename(db, schema);
     uint64_t address = 0;
-    if (!path || !*path)
+    if ((!path || !*path) && sqlite3_libversion_number() >= SERIALIZE_AVAILABLE)
         address =
             (uint64_t)(uintptr_t)sqlite3_serialize(db, schema, &size, SQLITE_SERIALIZE_NOCOPY);
     uint64_t parts[] = {state, (uint64_t)rc, version, address, (uint64_t)size};
