@@ -229,7 +229,7 @@ endif
 VENV := $(BUILD)/venv
 venv := $(VENV)/installed
 
-.PHONY: test test-unit test-python test-asan test-tsan test-valgrind
+.PHONY: test test-unit test-python test-asan test-tsan test-valgrind test-sqlite
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
@@ -299,12 +299,36 @@ ifeq "$(SANITIZE)" "address,undefined"
     show_reports = ; status=$$?; ! grep -hs '' $(reports).* /dev/null || status=1; exit $$status
 endif
 
+# Only failed tests leave their files in the temporary directory, which may be memory.
 test-python: $(OUT)/faiss.so $(venv)
 	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) $(PYTEST_FLAGS) tests \
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
+	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests \
 	    $(show_reports)
+
+# The oldest SQLite that will do and a new one take the place of the system's.
+sqlite_libraries := $(patsubst %,$(BUILD)/sqlite-%/libsqlite3.so.0,oldest newest)
+sqlite_tests := $(patsubst %,tests/test_%.py,virtual_table table_function sources metrics neighbors \
+    filters queries)
+
+test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
+	@set -e; for which in oldest newest; do \
+	    directory=$(abspath $(BUILD))/sqlite-$$which; \
+	    version=$$(sed -n 's/^#define SQLITE_VERSION  *"\(.*\)"/\1/p' \
+	        $$directory/source/libsqlite3-sys/sqlite3/sqlite3.h); \
+	    export LD_LIBRARY_PATH=$$directory; \
+	    echo "SQLite $$version"; \
+	    $(VENV)/bin/python -c "import sqlite3; assert sqlite3.sqlite_version == '$$version'"; \
+	    SQLITE_FAISS=$(abspath $(OUT)/faiss) PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
+	        $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
+	        -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
+	done
+
+$(BUILD)/sqlite-%/libsqlite3.so.0: tests/sqlite/build.sh tests/sqlite/%/Cargo.lock | $(BUILD)/packages-build $(BUILD)/packages-faiss
+	@echo 'fetching and compiling the $* SQLite'
+	@CC='$(CC)' tests/sqlite/build.sh $* $(@D)
 
 $(venv): tests/requirements.txt | $(BUILD)/packages-test
 	$(PYTHON) -m venv $(VENV)
@@ -334,6 +358,8 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH_DATA: a directory of real vectors; made up without one.
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
 	$(VENV)/bin/python tests/bench/run.py --bench $< --extension $(OUT)/faiss --data "$(BENCH_DATA)"
+	$(VENV)/bin/python tests/bench/filters.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)"
 
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
@@ -356,16 +382,17 @@ distclean:
 	rm -rf $(BUILD)
 
 help:
-	@echo 'target          minutes on 2 cores: the first time, and again'
+	@echo 'target          minutes on 2 cores: the first time, in this order, and again'
 	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
-	@echo '  test            5     4    layout, unit tests, Python tests'
+	@echo '  test            3     3    layout, unit tests, Python tests'
 	@echo '  test-unit                  tests/unit/*_test.c'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
-	@echo '  test-asan       8     8    both under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo '  test-tsan       3     0    tests/concurrency under ThreadSanitizer'
-	@echo '  test-valgrind   3     1    unit tests under valgrind'
+	@echo '  test-asan       5     5    both under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-tsan       5     0    tests/concurrency under ThreadSanitizer'
+	@echo '  test-sqlite     3     2    tests of queries with the oldest SQLite and with a new one'
+	@echo '  test-valgrind   1     1    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
-	@echo '  bench           1     1    against FAISS itself; BENCH_DATA=dir for real vectors'
+	@echo '  bench          11    10    against FAISS itself and other extensions; BENCH_DATA=dir'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'
 	@echo '  format, format-check       the layout of the C sources'
@@ -382,7 +409,7 @@ help:
 	@echo '  FAISS_BUILD                $(FAISS_BUILD)'
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
 	@echo '  WERROR                     none; 1: a warning is an error'
-	@echo '  SANITIZE                   none; address,undefined or thread'
+	@echo '  SANITIZE                   none; address,undefined or thread or valgrind'
 
 # Each object's headers.
 -include $(wildcard $(OUT)/*.d $(OUT)/core/*.d $(OUT)/unit/*.d $(OUT)/concurrency/*.d $(OUT)/bench/*.d)

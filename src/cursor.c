@@ -275,6 +275,12 @@ static sqlite3_value *value_at(const faiss_cursor *c, sqlite3_value **argv, plan
 ** one is closed. */
 static int define_by_arguments(faiss_cursor *c, sqlite3_value **argv, char **message)
 {
+    if (c->plan.at[PLAN_DATABASE] < 0 || c->plan.at[PLAN_TABLE] < 0 ||
+        c->plan.at[PLAN_VECTOR] < 0) {
+        return set_message(message,
+                           sqlite3_mprintf("faiss_search(database, table, embedding [, k]): "
+                                           "an argument is missing"));
+    }
     const char *database = (const char *)sqlite3_value_text(value_at(c, argv, PLAN_DATABASE));
     const char *table = (const char *)sqlite3_value_text(value_at(c, argv, PLAN_TABLE));
     if (!database || !table) {

@@ -155,8 +155,10 @@ static int add_term(builder *b, const plan_term *term)
         drop_values(b->filter, first);
         return SQLITE_OK;
     }
-    /* <> and its like already let through all values of another type. */
-    if (term->comparison == PLAN_NE || term->comparison == PLAN_IS_NOT)
+    /* <> and its like already let through all values of another type; and with k,
+    ** which counts what passes here, the other side is taken to have no affinity of
+    ** its own, as constants and parameters have none. */
+    if (term->comparison == PLAN_NE || term->comparison == PLAN_IS_NOT || counts)
         worst = CERTAIN;
     return rc == SQLITE_OK ? append_term(b, term, first, worst) : rc;
 }

@@ -3,10 +3,11 @@
 **
 ** SQLite hands over the right-hand side of a comparison without the affinity
 ** that it would apply itself, and checks each row again afterwards. So the SQL
-** here may let through a row too many, never one too few: where the affinity of
-** the other side is unknown and matters (a number for a TEXT column; a column
-** that converts nothing, compared across types), it lets through the rows in
-** doubt, or the term is left to SQLite.
+** here may let through a row too many, never one too few: where the affinity of the
+** other side is unknown and matters (a number for a TEXT column; a column that
+** converts nothing, compared across types), it lets through the rows in doubt, or
+** the term is left to SQLite. With k, which counts the rows let through, the other
+** side is taken to have no affinity, as constants and parameters have none.
 */
 #ifndef FILTER_H
 #define FILTER_H

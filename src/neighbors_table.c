@@ -19,7 +19,8 @@ enum {
 static const char columns[] =
     "CREATE TABLE x(id, neighbor, score REAL, distance REAL, database HIDDEN BLOB, "
     "\"table\" HIDDEN BLOB, k HIDDEN BLOB)";
-enum { ARGUMENTS = 3, ROWS_GUESSED = 1000000, COST = 100000000 };
+enum { ARGUMENTS = 3, ROWS_GUESSED = 1000000 };
+static const double COST = 1e8, NO_RESORT = 1e18;
 
 typedef struct neighbors_table {
     sqlite3_vtab base;
@@ -62,6 +63,7 @@ static int neighbors_disconnect(sqlite3_vtab *base)
 /* All three arguments, in their order; what else is asked is left to SQLite. */
 static int neighbors_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 {
+    (void)base;
     int found = 0, unusable = 0;
     for (int i = 0; i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
@@ -77,13 +79,12 @@ static int neighbors_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
     }
     if (unusable)
         return SQLITE_CONSTRAINT;
-    if (found != (1 << ARGUMENTS) - 1) {
-        char *message =
-            sqlite3_mprintf("faiss_neighbors(database, table, k): an argument is missing");
-        return table_failure(base, message ? SQLITE_ERROR : SQLITE_NOMEM, message);
-    }
+    /* SQLite plans the sides of an OR alone, without the arguments: it must not take
+    ** them. Where it does, they were not given, which xFilter says. */
+    int complete = found == (1 << ARGUMENTS) - 1;
+    info->idxNum = complete;
     info->estimatedRows = ROWS_GUESSED;
-    info->estimatedCost = COST;
+    info->estimatedCost = complete ? COST : NO_RESORT;
     return SQLITE_OK;
 }
 
@@ -177,12 +178,17 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
 static int neighbors_filter(sqlite3_vtab_cursor *base, int number, const char *text, int argc,
                             sqlite3_value **argv)
 {
-    (void)number;
     (void)text;
     (void)argc;
     neighbors_cursor *c = (neighbors_cursor *)base;
     char *message = NULL;
     forget(c);
+    if (!number) {
+        int missing =
+            set_message(&message, sqlite3_mprintf("faiss_neighbors(database, table, k): an "
+                                                  "argument is missing"));
+        return table_failure(base->pVtab, missing, message);
+    }
     if (sqlite3_value_type(argv[2]) == SQLITE_NULL)
         return SQLITE_OK;
     int rc = begin(c, argv, &message);

@@ -37,8 +37,9 @@ static const struct {
 ** search drive the join wherever the order is free. Plans without a vector are
 ** priced above those with one: SQLite may offer the two sides of an OR alone,
 ** without the vector that stands beside it, and must not prefer them. */
-static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, LOOKUP_PER_ROW = 3, SCAN_PER_ROW = 5,
-                    POINT_PER_ROW = 50, START = 50, FILTER_FACTOR = 0.9, LAST_RESORT = 1e15;
+static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, LOOKUP_PER_ROW = 100,
+                    SCAN_PER_ROW = 200, POINT_PER_ROW = 50, START = 50, FILTER_FACTOR = 0.9,
+                    LAST_RESORT = 1e15, NO_RESORT = 1e18;
 enum {
     NEIGHBOURS_GUESSED = 10,
     FILTER_PASSES_ONE_IN = 4,
@@ -147,6 +148,35 @@ static int is_range(unsigned char op)
            op == SQLITE_INDEX_CONSTRAINT_GT || op == SQLITE_INDEX_CONSTRAINT_GE;
 }
 
+/* Whether both constraints give constants as they stand in the text. */
+static int both_constant(sqlite3_index_info *info, int one, int other)
+{
+    sqlite3_value *value;
+    return sqlite3_vtab_rhs_value(info, one, &value) == SQLITE_OK &&
+           sqlite3_vtab_rhs_value(info, other, &value) == SQLITE_OK;
+}
+
+/* Choose constraint `i` for a value that is needed, or say why it cannot be. */
+static int choose_value(const plan_table *t, sqlite3_index_info *info, choice *chosen, int value,
+                        int i, char **message)
+{
+    int former = chosen->constraint[value];
+    int by_match = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_MATCH;
+    if (former >= 0 && (both_constant(info, former, i) ||
+                        (by_match && info->aConstraint[former].op == info->aConstraint[i].op)))
+        return refuse_value(t, value, "is given twice", message);
+    /* `a.embedding = b.embedding` is offered to both tables, and at first as if all
+    ** could be had: where one has a vector of its own, the other one means it. */
+    if (former >= 0 && !by_match)
+        return SQLITE_OK;
+    if (i >= OMIT_HONOURED)
+        return refuse_value(t, value, "must come earlier in the WHERE clause", message);
+    if (sqlite3_vtab_in(info, i, -1))
+        return refuse_value(t, value, "must be one value, not IN (...)", message);
+    chosen->constraint[value] = i;
+    return SQLITE_OK;
+}
+
 /*
 ** Choose the constraints that supply values. A vector, k or argument that is
 ** there but cannot be had now means that this order of joins is none
@@ -156,31 +186,29 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
                          char **message)
 {
     memset(chosen->constraint, -1, sizeof chosen->constraint);
-    int unusable = 0, ranges = 0; /* constraints like k <= 5, which no row would pass */
-    for (int i = 0; i < info->nConstraint; i++) {
+    int waits[PLAN_VALUES] = {0}, ranges = 0; /* constraints like k <= 5, which no row would pass */
+    int rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
         int value = value_of(t, c);
         chosen->has_row |= gives_row(t, info, i);
         ranges |= c->iColumn == t->neighbours && is_range(c->op);
         if (value < 0)
             continue;
-        int needed = value <= PLAN_NEIGHBOURS;
-        if (!c->usable) {
-            unusable |= needed;
-            continue;
-        }
-        if (needed && i >= OMIT_HONOURED)
-            return refuse_value(t, value, "must come earlier in the WHERE clause", message);
-        if (needed && sqlite3_vtab_in(info, i, -1))
-            return refuse_value(t, value, "must be one value, not IN (...)", message);
-        if (needed && chosen->constraint[value] >= 0)
-            return refuse_value(t, value, "is given twice", message);
-        if (chosen->constraint[value] < 0)
+        if (!c->usable)
+            waits[value] = value <= PLAN_NEIGHBOURS;
+        else if (value <= PLAN_NEIGHBOURS)
+            rc = choose_value(t, info, chosen, value, i, message);
+        else
             chosen->constraint[value] = i;
     }
-    if (ranges && chosen->constraint[PLAN_VECTOR] >= 0)
-        return refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
-    return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
+    if (rc == SQLITE_OK && ranges && chosen->constraint[PLAN_VECTOR] >= 0)
+        rc = refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
+    for (int value = 0; rc == SQLITE_OK && value <= PLAN_NEIGHBOURS; value++) {
+        if (waits[value] && chosen->constraint[value] < 0)
+            rc = SQLITE_CONSTRAINT;
+    }
+    return rc;
 }
 
 static plan_kind kind_of(const choice *chosen)
@@ -413,6 +441,12 @@ static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind ki
     ** column means: other orders are for where there is no such one. */
     if (kind == PLAN_KNN && chosen->waits)
         cost = LAST_RESORT;
+    /* The function without its arguments: SQLite plans the sides of an OR alone, and
+    ** must not take them. Where it does, they were not given, which xFilter says. */
+    if (t->database >= 0 &&
+        (chosen->constraint[PLAN_DATABASE] < 0 || chosen->constraint[PLAN_TABLE] < 0 ||
+         chosen->constraint[PLAN_VECTOR] < 0))
+        cost = NO_RESORT;
     info->estimatedCost = cost;
     info->estimatedRows = rows;
 }
@@ -428,14 +462,6 @@ int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **messag
     if (chosen.constraint[PLAN_NEIGHBOURS] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
         return set_message(message, sqlite3_mprintf("%s: k needs a vector: add %s MATCH ...",
                                                     t->name, t->embedding));
-    if (t->database >= 0 &&
-        (chosen.constraint[PLAN_DATABASE] < 0 || chosen.constraint[PLAN_TABLE] < 0 ||
-         chosen.constraint[PLAN_VECTOR] < 0)) {
-        return set_message(message,
-                           sqlite3_mprintf("%s(database, table, embedding [, k]): an argument is "
-                                           "missing",
-                                           t->name));
-    }
     plan_kind kind = kind_of(&chosen);
     rc = choose_terms(t, info, kind, &chosen, message);
     if (rc != SQLITE_OK)

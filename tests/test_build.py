@@ -166,7 +166,7 @@ def test_sqlite_too_old(tree, tmp_path):
     (tmp_path / "sqlite3ext.h").write_text("#define SQLITE_VERSION_NUMBER 3037002\n")
     done = make(tree, "build/checked", f"CPPFLAGS=-I{tmp_path}")
     assert last_lines(done) == [
-        "sqlite-faiss: SQLite's headers are of version 3.37.2; 3.38.0 or newer is needed"
+        "sqlite-faiss: SQLite's headers are of version 3.37.2; 3.39.0 or newer is needed"
     ]
 
 
