@@ -125,16 +125,20 @@ static int holds(plan_operator comparison, double x, double bound)
 ** is missed by all that follow. */
 static bound_state bound_of(const faiss_cursor *c, const plan_term *term, sqlite3_value *value)
 {
-    int type = value ? sqlite3_value_type(value) : SQLITE_NULL;
-    if (!value || (type != SQLITE_INTEGER && type != SQLITE_FLOAT))
-        return WITHIN; /* SQLite decides */
+    if (!value)
+        return WITHIN; /* the term is on something else */
+    int type = sqlite3_value_type(value);
+    int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
+    if (type == SQLITE_NULL)
+        return BEYOND;
+    if (type == SQLITE_TEXT || type == SQLITE_BLOB) /* every number sorts before these */
+        return from_above ? WITHIN : BEYOND;
     vector_metric metric = c->snapshot.tracked->asked.metric;
     int on_distance = term->on == PLAN_ON_DISTANCE;
     double x = on_distance ? vector_distance(metric, c->score) : c->score;
     if (holds(term->comparison, x, sqlite3_value_double(value)))
         return WITHIN;
     int grows = on_distance || metric == METRIC_KIND_L2;
-    int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
     return grows == from_above ? BEYOND : BEFORE;
 }
 
@@ -360,8 +364,32 @@ static int keep_bounds(faiss_cursor *c, sqlite3_value **argv)
         c->bounds[i] = sqlite3_value_dup(argv[term->at]);
         if (!c->bounds[i])
             return SQLITE_NOMEM;
+        sqlite3_value_numeric_type(c->bounds[i]); /* the columns are REAL: '1' is 1 */
     }
     return SQLITE_OK;
+}
+
+/*
+** Whether the id must be compared without the affinity and the collation of its
+** column. The function declares its id without any, before it knows the source: a
+** collation always matters, and a TEXT column would turn numbers into text.
+*/
+static int id_stands_alone(const faiss_cursor *c, sqlite3_value **argv)
+{
+    const source *s = c->snapshot.source;
+    if (table_of(c)->definition.table)
+        return 0;
+    if (sqlite3_stricmp(s->id_collation, "BINARY") != 0)
+        return 1;
+    for (int i = 0; strcmp(s->id_affinity, "TEXT") == 0 && i < c->plan.term_count; i++) {
+        const plan_term *term = &c->plan.terms[i];
+        if (term->on != PLAN_ON_ID || term->at < 0)
+            continue;
+        int type = sqlite3_value_type(argv[term->at]);
+        if (term->comparison == PLAN_IN || type == SQLITE_INTEGER || type == SQLITE_FLOAT)
+            return 1;
+    }
+    return 0;
 }
 
 /* The filter of the plan's terms; nothing where rows have no rowid to ask for. */
@@ -372,7 +400,8 @@ static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char 
     if (!s->rowid)
         return SQLITE_OK;
     char *rowid = sqlite3_mprintf("s.%s", s->rowid);
-    char *id = s->id ? sqlite3_mprintf("s.\"%w\"", s->id) : sqlite3_mprintf("s.%s", s->rowid);
+    const char *format = id_stands_alone(c, argv) ? "+s.\"%w\" COLLATE BINARY" : "s.\"%w\"";
+    char *id = s->id ? sqlite3_mprintf(format, s->id) : sqlite3_mprintf("s.%s", s->rowid);
     int most = sqlite3_limit(c->snapshot.connection->db, SQLITE_LIMIT_VARIABLE_NUMBER, -1) / 2;
     int rc = rowid && id
                  ? filter_open(&c->plan, &table_of(c)->plan, rowid, id, most, argv, out, message)
