@@ -369,29 +369,6 @@ static int keep_bounds(faiss_cursor *c, sqlite3_value **argv)
     return SQLITE_OK;
 }
 
-/*
-** Whether the id must be compared without the affinity and the collation of its
-** column. The function declares its id without any, before it knows the source: a
-** collation always matters, and a TEXT column would turn numbers into text.
-*/
-static int id_stands_alone(const faiss_cursor *c, sqlite3_value **argv)
-{
-    const source *s = c->snapshot.source;
-    if (table_of(c)->definition.table)
-        return 0;
-    if (sqlite3_stricmp(s->id_collation, "BINARY") != 0)
-        return 1;
-    for (int i = 0; strcmp(s->id_affinity, "TEXT") == 0 && i < c->plan.term_count; i++) {
-        const plan_term *term = &c->plan.terms[i];
-        if (term->on != PLAN_ON_ID || term->at < 0)
-            continue;
-        int type = sqlite3_value_type(argv[term->at]);
-        if (term->comparison == PLAN_IN || type == SQLITE_INTEGER || type == SQLITE_FLOAT)
-            return 1;
-    }
-    return 0;
-}
-
 /* The filter of the plan's terms; nothing where rows have no rowid to ask for. */
 static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char **message)
 {
@@ -400,12 +377,15 @@ static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char 
     if (!s->rowid)
         return SQLITE_OK;
     char *rowid = sqlite3_mprintf("s.%s", s->rowid);
-    const char *format = id_stands_alone(c, argv) ? "+s.\"%w\" COLLATE BINARY" : "s.\"%w\"";
-    char *id = s->id ? sqlite3_mprintf(format, s->id) : sqlite3_mprintf("s.%s", s->rowid);
+    char *id = s->id ? sqlite3_mprintf("s.\"%w\"", s->id) : sqlite3_mprintf("s.%s", s->rowid);
+    /* The function declares its id before it knows the source. */
+    int is_function = table_of(c)->definition.table == NULL;
+    char *bare_id = id ? sqlite3_mprintf("+%s COLLATE BINARY", id) : NULL;
     int most = sqlite3_limit(c->snapshot.connection->db, SQLITE_LIMIT_VARIABLE_NUMBER, -1) / 2;
-    int rc = rowid && id
-                 ? filter_open(&c->plan, &table_of(c)->plan, rowid, id, most, argv, out, message)
-                 : SQLITE_NOMEM;
+    int rc = rowid && bare_id ? filter_open(&c->plan, &table_of(c)->plan, rowid, id,
+                                            is_function ? bare_id : NULL, most, argv, out, message)
+                              : SQLITE_NOMEM;
+    sqlite3_free(bare_id);
     sqlite3_free(rowid);
     sqlite3_free(id);
     return rc;

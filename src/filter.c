@@ -17,7 +17,7 @@ typedef enum doubt {
 typedef struct builder {
     const plan *plan;
     const plan_table *table;
-    const char *rowid, *id;
+    const char *rowid, *id, *bare_id;
     int most;
     sqlite3_value **argv;
     filter *filter;
@@ -59,13 +59,18 @@ static doubt doubt_of(const plan_term *term, const plan_table *t, sqlite3_value 
     return CERTAIN;
 }
 
-static char *column_of(const builder *b, int on)
+/* What a term compares. Where an id is declared without affinity and collation,
+** equality by those of its column lets through a row too many at worst, and can use
+** an index; other comparisons must do without them. */
+static char *column_of(const builder *b, const plan_term *term)
 {
-    if (on == PLAN_ON_ROWID)
+    int equals =
+        term->comparison == PLAN_EQ || term->comparison == PLAN_IS || term->comparison == PLAN_IN;
+    if (term->on == PLAN_ON_ROWID)
         return sqlite3_mprintf("%s", b->rowid);
-    if (on == PLAN_ON_ID)
-        return sqlite3_mprintf("%s", b->id);
-    return sqlite3_mprintf("s.\"%w\"", b->table->columns[on].name);
+    if (term->on == PLAN_ON_ID)
+        return sqlite3_mprintf("%s", b->bare_id && !equals ? b->bare_id : b->id);
+    return sqlite3_mprintf("s.\"%w\"", b->table->columns[term->on].name);
 }
 
 /* The values that a term compares with: of a list, or the one. *worst is what
@@ -113,7 +118,7 @@ static void append_comparison(builder *b, const plan_term *term, int first)
 /* Append " AND (column = ?2)", with the rows in doubt let through. */
 static int append_term(builder *b, const plan_term *term, int first, doubt worst)
 {
-    char *column = column_of(b, term->on);
+    char *column = column_of(b, term);
     if (!column)
         return SQLITE_NOMEM;
     sqlite3_str_appendf(b->sql, " AND (%s", column);
@@ -163,14 +168,15 @@ static int add_term(builder *b, const plan_term *term)
     return rc == SQLITE_OK ? append_term(b, term, first, worst) : rc;
 }
 
-int filter_open(const plan *p, const plan_table *t, const char *rowid, const char *id, int most,
-                sqlite3_value **argv, filter *out, char **message)
+int filter_open(const plan *p, const plan_table *t, const char *rowid, const char *id,
+                const char *bare_id, int most, sqlite3_value **argv, filter *out, char **message)
 {
     *out = (filter){0};
     builder b = {.plan = p,
                  .table = t,
                  .rowid = rowid,
                  .id = id,
+                 .bare_id = bare_id,
                  .most = most,
                  .argv = argv,
                  .filter = out,

@@ -20,11 +20,12 @@ typedef struct filter {
     int count;
 } filter;
 
-/* Make the filter of the plan's terms on source columns, id and rowid. `rowid`
-** and `id` are their SQL names, as in "s.rowid". A list with more values than
+/* Make the filter of the plan's terms on source columns, id and rowid. `rowid` and
+** `id` are their SQL names, as in "s.rowid"; `bare_id` is the id without affinity and
+** collation, where the table declares it without any, else NULL. A list with more values than
 ** `most` is left to SQLite, or, with k, an error. */
-int filter_open(const plan *p, const plan_table *t, const char *rowid, const char *id, int most,
-                sqlite3_value **argv, filter *out, char **message);
+int filter_open(const plan *p, const plan_table *t, const char *rowid, const char *id,
+                const char *bare_id, int most, sqlite3_value **argv, filter *out, char **message);
 void filter_close(filter *f);
 
 /* Bind the values to a statement made of the text. */

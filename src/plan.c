@@ -31,15 +31,19 @@ static const struct {
     {SQLITE_INDEX_CONSTRAINT_ISNOTNULL, PLAN_NOT_NULL, 0},
 };
 
-/* Costs in units of reading one row from a B-tree; the ratios matter. Scoring a
-** row in memory is a fraction of that. A point plan does one look-up, but is
-** priced above a whole stream with a look-up a row, so that SQLite lets the
-** search drive the join wherever the order is free. Plans without a vector are
-** priced above those with one: SQLite may offer the two sides of an OR alone,
-** without the vector that stands beside it, and must not prefer them. */
-static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, LOOKUP_PER_ROW = 100,
-                    SCAN_PER_ROW = 200, POINT_PER_ROW = 50, START = 50, FILTER_FACTOR = 0.9,
-                    LAST_RESORT = 1e15, NO_RESORT = 1e18;
+/*
+** Costs in units of reading one row from a B-tree; the ratios matter. Scoring a row
+** in memory is a fraction of that. A point plan does one look-up, but is priced
+** above what a stream costs a row with a look-up in another table, so that SQLite
+** lets the search drive the join, unless few rows are to be looked up.
+**
+** Plans without a vector cost more than any join of plans with one: SQLite plans
+** the sides of an OR alone, without the vector that stands beside it, and must not
+** prefer them.
+*/
+static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, START = 50, POINT_COST = 100,
+                    FILTER_FACTOR = 0.9, LAST_RESORT = 1e15, LOOKUP_COST = 1e17, SCAN_COST = 1e18,
+                    NO_RESORT = 1e20;
 enum {
     NEIGHBOURS_GUESSED = 10,
     FILTER_PASSES_ONE_IN = 4,
@@ -148,12 +152,16 @@ static int is_range(unsigned char op)
            op == SQLITE_INDEX_CONSTRAINT_GT || op == SQLITE_INDEX_CONSTRAINT_GE;
 }
 
-/* Whether both constraints give constants as they stand in the text. */
-static int both_constant(sqlite3_index_info *info, int one, int other)
+/* Whether two constraints give different constants, as they stand in the text. */
+static int differ(sqlite3_index_info *info, int one, int other)
 {
-    sqlite3_value *value;
-    return sqlite3_vtab_rhs_value(info, one, &value) == SQLITE_OK &&
-           sqlite3_vtab_rhs_value(info, other, &value) == SQLITE_OK;
+    sqlite3_value *a, *b;
+    if (sqlite3_vtab_rhs_value(info, one, &a) != SQLITE_OK ||
+        sqlite3_vtab_rhs_value(info, other, &b) != SQLITE_OK)
+        return 0;
+    const char *left = (const char *)sqlite3_value_text(a);
+    const char *right = (const char *)sqlite3_value_text(b);
+    return !left || !right || strcmp(left, right) != 0;
 }
 
 /* Choose constraint `i` for a value that is needed, or say why it cannot be. */
@@ -162,7 +170,7 @@ static int choose_value(const plan_table *t, sqlite3_index_info *info, choice *c
 {
     int former = chosen->constraint[value];
     int by_match = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_MATCH;
-    if (former >= 0 && (both_constant(info, former, i) ||
+    if (former >= 0 && (differ(info, former, i) ||
                         (by_match && info->aConstraint[former].op == info->aConstraint[i].op)))
         return refuse_value(t, value, "is given twice", message);
     /* `a.embedding = b.embedding` is offered to both tables, and at first as if all
@@ -262,18 +270,27 @@ static int can_filter(plan_kind kind, int on, int comparison)
     return 1;
 }
 
-/* SQLite puts bounds beside a LIKE or GLOB with a constant prefix, for the use of
+/*
+** SQLite puts bounds beside a LIKE or GLOB with a constant prefix, for the use of
 ** indexes that hold text alone: a BLOB within the pattern is outside of them. They
-** look like the user's own bounds, so that none on such a column is taken. */
-static int bounds_a_pattern(const sqlite3_index_info *info, int i)
+** look like the user's own bounds, so that none on such a column is taken. Those of
+** LIKE ... ESCAPE, which is not shown to us, are told by their collation, unless k is
+** there, which counts what the user's own let through.
+*/
+static int bounds_a_pattern(const plan_table *t, sqlite3_index_info *info, plan_kind kind, int i,
+                            int on)
 {
+    if (!is_range(info->aConstraint[i].op))
+        return 0;
     for (int j = 0; j < info->nConstraint; j++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[j];
         if (c->iColumn == info->aConstraint[i].iColumn &&
             (c->op == SQLITE_INDEX_CONSTRAINT_LIKE || c->op == SQLITE_INDEX_CONSTRAINT_GLOB))
-            return is_range(info->aConstraint[i].op);
+            return 1;
     }
-    return 0;
+    const char *wanted = info->aConstraint[i].usable ? sqlite3_vtab_collation(info, i) : NULL;
+    return kind != PLAN_KNN && on >= 0 && wanted && sqlite3_stricmp(wanted, "NOCASE") == 0 &&
+           sqlite3_stricmp(t->columns[on].collation, "NOCASE") != 0;
 }
 
 /* Choose the constraints that become terms of the plan. */
@@ -286,7 +303,8 @@ static int choose_terms(const plan_table *t, sqlite3_index_info *info, plan_kind
         if (!filters_on(t, c->iColumn, &on) || is_value(kind, chosen, i))
             continue;
         int comparison = operator_of(info, i, &collates);
-        if (comparison < 0 || !can_filter(kind, on, comparison) || bounds_a_pattern(info, i))
+        if (comparison < 0 || !can_filter(kind, on, comparison) ||
+            bounds_a_pattern(t, info, kind, i, on))
             continue;
         int on_distance = on == PLAN_ON_SCORE || on == PLAN_ON_DISTANCE;
         if (kind == PLAN_KNN && !t->has_rowid && on >= 0) {
@@ -424,9 +442,9 @@ static int order_is_nearest_first(const plan_table *t, const sqlite3_index_info 
 static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
                      const choice *chosen)
 {
-    static const double per_row[PLAN_KINDS] = {SCAN_PER_ROW, LOOKUP_PER_ROW, SEARCH_PER_ROW,
-                                               STREAM_PER_ROW, POINT_PER_ROW};
-    double cost = START + (double)t->rows * per_row[kind];
+    static const double costs[PLAN_KINDS] = {SCAN_COST, LOOKUP_COST, START, START, POINT_COST};
+    static const double per_row[PLAN_KINDS] = {0, 0, SEARCH_PER_ROW, STREAM_PER_ROW, 0};
+    double cost = costs[kind] + (double)t->rows * per_row[kind];
     sqlite3_int64 rows = t->rows;
     if (kind == PLAN_KNN)
         rows = NEIGHBOURS_GUESSED;
