@@ -633,7 +633,8 @@ def larger_file(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("memory") / "docs.db"
     connection = database.connect(path)
-    fill(connection, numpy.random.default_rng(1).standard_normal((5000, 16)))
+    # Too much for what the allocator may have at hand.
+    fill(connection, numpy.random.default_rng(1).standard_normal((20000, 16)))
     connection.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
     expected = {
         name: repr(rows(connection, sql, {"v": vector(*[0] * 16), "k": 3}))
