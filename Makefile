@@ -308,12 +308,10 @@ test-python: $(OUT)/faiss.so $(venv)
 	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests \
 	    $(show_reports)
 
-# The oldest SQLite that will do and a new one take the place of the system's. The new one
-# plans some joins with an OR so that MATCH is left over, an error that the README names;
-# random queries meet it.
+# The oldest SQLite that will do and a new one take the place of the system's.
 sqlite_libraries := $(patsubst %,$(BUILD)/sqlite-%/libsqlite3.so.0,oldest newest)
 sqlite_tests := $(patsubst %,tests/test_%.py,virtual_table table_function sources metrics neighbors \
-    filters queries)
+    filters lateral queries)
 
 test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
 	@set -e; for which in oldest newest; do \
@@ -325,9 +323,7 @@ test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
 	    $(VENV)/bin/python -c "import sqlite3; assert sqlite3.sqlite_version == '$$version'"; \
 	    SQLITE_FAISS=$(abspath $(OUT)/faiss) PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
 	        $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
-	        -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) \
-	        $$([ $$which = oldest ] && echo $(wildcard $(sqlite_tests)) || \
-	            echo $(filter-out %_queries.py,$(wildcard $(sqlite_tests)))); \
+	        -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
 	done
 
 $(BUILD)/sqlite-%/libsqlite3.so.0: tests/sqlite/build.sh tests/sqlite/%/Cargo.lock | $(BUILD)/packages-build $(BUILD)/packages-faiss

@@ -19,7 +19,7 @@ typedef struct candidate {
 struct neighbour_batch {
     index_version *version;
     int64_t k; /* neighbours of each row */
-    walk_check *check;
+    index_check *check;
     void *check_argument;
     float largest_norm; /* squared, of all rows */
     /* The block: rows first..first+rows-1, all of one segment, with `width`
@@ -34,7 +34,7 @@ struct neighbour_batch {
     index_hit *hits; /* of the row at hand */
 };
 
-int neighbour_batch_open(index_version *v, int64_t k, walk_check *check, void *argument,
+int neighbour_batch_open(index_version *v, int64_t k, index_check *check, void *argument,
                          neighbour_batch **out, char **message)
 {
     *out = NULL;

@@ -16,7 +16,7 @@
 typedef struct neighbour_batch neighbour_batch;
 
 /* Begin on an index: the k nearest other rows of each row. `check` as for a walk. */
-int neighbour_batch_open(index_version *v, int64_t k, walk_check *check, void *argument,
+int neighbour_batch_open(index_version *v, int64_t k, index_check *check, void *argument,
                          neighbour_batch **out, char **message);
 void neighbour_batch_close(neighbour_batch *b);
 

@@ -126,14 +126,14 @@ static int put_columns(const config_place *place, const column_list *l)
     return rc;
 }
 
-static int put_all(const config_place *place, const column_list *l, int dimension)
+static int put_all(const config_place *place, const column_list *l, const config_settings *given)
 {
-    char version[16], index_id[24], number[16];
+    char version[16], index_id[24], dimension[16];
     sqlite3_uint64 random;
     sqlite3_randomness(sizeof random, &random);
     sqlite3_snprintf(sizeof version, version, "%d", FORMAT_VERSION);
     sqlite3_snprintf(sizeof index_id, index_id, "%016llx", random);
-    sqlite3_snprintf(sizeof number, number, "%d", dimension);
+    sqlite3_snprintf(sizeof dimension, dimension, "%d", given->dimension);
     const struct {
         const char *key, *value;
     } settings[] = {
@@ -144,7 +144,11 @@ static int put_all(const config_place *place, const column_list *l, int dimensio
         {"id_collation", l->id_collation},
         {"id_is_rowid", l->id_is_rowid ? "1" : "0"},
         {"has_rowid", l->has_rowid ? "1" : "0"},
-        {"dimension", dimension ? number : NULL},
+        {"dimension", given->dimension ? dimension : NULL},
+        {"source", given->source},
+        {"id", given->id},
+        {"strict", given->strict ? "1" : "0"},
+        {"live", given->live ? "1" : "0"},
     };
     int rc = SQLITE_OK;
     for (size_t i = 0; rc == SQLITE_OK && i < sizeof settings / sizeof *settings; i++) {
@@ -154,15 +158,29 @@ static int put_all(const config_place *place, const column_list *l, int dimensio
     return rc == SQLITE_OK ? put_columns(place, l) : rc;
 }
 
-int config_create(const config_place *place, const column_list *l, int dimension, char **message)
+static int fill(const config_place *place, int rc, const column_list *l,
+                const config_settings *settings, char **message)
 {
-    int rc = sql_execute(place->db, config_sql(SQL_CONFIG_CREATE, place));
     if (rc == SQLITE_OK)
-        rc = put_all(place, l, dimension);
+        rc = put_all(place, l, settings);
     if (rc != SQLITE_OK && rc != SQLITE_NOMEM)
-        *message = sqlite3_mprintf("cannot create the shadow table %s.%s_config: %s", place->schema,
+        *message = sqlite3_mprintf("cannot fill the shadow table %s.%s_config: %s", place->schema,
                                    place->table, sqlite3_errmsg(place->db));
     return rc;
+}
+
+int config_create(const config_place *place, const column_list *l, const config_settings *settings,
+                  char **message)
+{
+    return fill(place, sql_execute(place->db, config_sql(SQL_CONFIG_CREATE, place)), l, settings,
+                message);
+}
+
+int config_refill(const config_place *place, const column_list *l, const config_settings *settings,
+                  char **message)
+{
+    return fill(place, sql_execute(place->db, config_sql(SQL_CONFIG_CLEAR, place)), l, settings,
+                message);
 }
 
 int config_drop(const config_place *place)
@@ -241,6 +259,8 @@ static int read_setting(const config_place *place, column_list *l, const char *k
         return replace_text(&l->id_affinity, value);
     if (strcmp(key, "id_is_rowid") == 0)
         l->id_is_rowid = atoi(value) == 1;
+    if (strcmp(key, "live") == 0)
+        l->live = atoi(value) == 1;
     if (strcmp(key, "has_rowid") == 0)
         l->has_rowid = atoi(value) == 1;
     return strncmp(key, "column ", 7) == 0 ? read_column(place, l, value) : SQLITE_OK;

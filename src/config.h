@@ -7,7 +7,9 @@
 **   embedding     the name of the embedding column
 **   id_affinity, id_collation    of the id
 **   id_is_rowid, has_rowid       1 or 0
-**   dimension     of the rows at creation, if there were any
+**   dimension     of the rows, if there were any
+**   source, id    the table in the same schema, and its id column, if it has one
+**   strict, live  1 or 0; live: the source has a change log for this table
 **   column 0000   ["name", "affinity", "collation"] of the other columns, in order
 */
 #ifndef CONFIG_H
@@ -26,6 +28,7 @@ typedef struct config_place {
 typedef struct column_list {
     char *embedding, *id_affinity, *id_collation;
     int id_is_rowid, has_rowid;
+    int live;             /* as stored */
     plan_column *columns; /* the others, under names that are free */
     int count;
 } column_list;
@@ -34,8 +37,17 @@ typedef struct column_list {
 int column_list_of(const source *s, const char *table, column_list *out);
 void column_list_clear(column_list *l);
 
-/* Make and fill the shadow table. On failure a message. */
-int config_create(const config_place *place, const column_list *l, int dimension, char **message);
+/* What else is stored: what the source's triggers are made from (storage.h). */
+typedef struct config_settings {
+    const char *source, *id; /* id may be NULL */
+    int dimension, strict, live;
+} config_settings;
+
+/* Make and fill the shadow table, or fill it again. On failure a message. */
+int config_create(const config_place *place, const column_list *l, const config_settings *settings,
+                  char **message);
+int config_refill(const config_place *place, const column_list *l, const config_settings *settings,
+                  char **message);
 
 /* Read the settings as far as they are there and make sense; what is missing is
 ** as if the source had just `embedding` and an id that nothing is known of. A

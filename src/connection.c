@@ -34,7 +34,8 @@ int definition_equal(const definition *a, const definition *b)
 {
     return same_name(a->schema, b->schema) && same_name(a->table, b->table) &&
            same_name(a->id, b->id) && same_name(a->embedding, b->embedding) &&
-           a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension;
+           a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension &&
+           a->not_live == b->not_live;
 }
 
 /* Whether a tracked source serves a definition: the columns that it reads matter
@@ -56,9 +57,20 @@ void definition_clear(definition *d)
 
 /* ---- tracked sources ---- */
 
-static void tracked_free(tracked_source *t)
+void tracked_drop_watch(tracked_source *t)
 {
     sqlite3_finalize(t->watch);
+    sqlite3_finalize(t->last_entry);
+    t->watch = t->last_entry = NULL;
+    t->trusted = 0;
+}
+
+static void tracked_free(tracked_source *t)
+{
+    tracked_drop_watch(t);
+    if (t->partial)
+        t->partial_destroy(t->partial);
+    change_log_clear(&t->log);
     index_release(t->latest);
     index_release(t->draft);
     registry_leave(t->shared);
@@ -138,11 +150,8 @@ void connection_untrack(tracked_source *t)
 
 void connection_drop_watches(connection *c)
 {
-    for (tracked_source *t = c->sources; t; t = t->next) {
-        sqlite3_finalize(t->watch);
-        t->watch = NULL;
-        t->trusted = 0;
-    }
+    for (tracked_source *t = c->sources; t; t = t->next)
+        tracked_drop_watch(t);
 }
 
 int connection_identify(connection *c, const char *schema, registry_database *out)
@@ -198,6 +207,7 @@ int connection_join_registry(connection *c, tracked_source *t)
         return SQLITE_NOMEM;
     registry_leave(t->shared);
     t->shared = entry;
+    registry_describe(entry, t->log.table ? NULL : t->asked.not_live ? "live=off" : t->log.why);
     return SQLITE_OK;
 }
 
@@ -216,9 +226,10 @@ const definition *connection_find_table(const connection *c, const char *schema,
 
 connection *connection_new(sqlite3 *db)
 {
+    static atomic_uint_fast64_t serials;
     connection *c = sqlite3_malloc64(sizeof *c);
     if (c)
-        *c = (connection){.db = db, .references = 1};
+        *c = (connection){.db = db, .references = 1, .serial = atomic_fetch_add(&serials, 1) + 1};
     return c;
 }
 

@@ -6,8 +6,7 @@
 #ifndef CONNECTION_H
 #define CONNECTION_H
 
-#include "registry.h"
-#include "source.h"
+#include "storage.h"
 
 /* Which index is meant: a source and how to read it. Texts are owned. */
 typedef struct definition {
@@ -16,6 +15,8 @@ typedef struct definition {
     vector_metric metric;
     int strict;        /* a malformed row is an error; otherwise it is left out */
     int dimension;     /* demanded of the rows; 0: that of the first row */
+    int not_live;      /* live=off: do not rely on a change log, if there is one */
+    int must_be_live;  /* live=on: matters when the faiss table is made */
     int reads_columns; /* other columns are read too: they are kept where rows have no rowid */
 } definition;
 
@@ -37,6 +38,9 @@ typedef struct tracked_source {
     int users; /* snapshots that hold it */
     sqlite3_stmt *watch;
     int preparations;
+    int resolutions; /* how often it was resolved: other numbers, other sources */
+    change_log log;
+    sqlite3_stmt *last_entry; /* of the log; kept as the watch is */
     registry_entry *shared;
     int is_file;           /* other connections can see its database */
     int is_immutable;      /* nobody changes the file while it is open */
@@ -44,7 +48,12 @@ typedef struct tracked_source {
     index_version *latest; /* read by this connection in a committed state … */
     int trusted;           /* … which is still known by `state` */
     uint64_t state;
-    index_version *draft; /* last read in a write transaction: to compare with, not to answer */
+    live_state latest_live; /* what the log called it; seq 0 if there is none */
+    index_version *draft;   /* last read in a write transaction: to go on from, and to answer
+                            ** only if the log says that it is the same state */
+    live_state draft_live;
+    void *partial; /* an interrupted reading in a state that this connection alone knows */
+    void (*partial_destroy)(void *);
 } tracked_source;
 
 /* A faiss table that this connection has open. */
@@ -56,7 +65,8 @@ typedef struct connected_table {
 
 typedef struct connection {
     sqlite3 *db;
-    int references; /* one for every registration with SQLite and every open table */
+    uint64_t serial; /* of no other connection of this process */
+    int references;  /* one for every registration with SQLite and every open table */
     tracked_source *sources;
     int source_count;
     connected_table *tables;
@@ -76,6 +86,9 @@ void connection_untrack(tracked_source *t);
 
 /* Whether there is a record of the source already. */
 int connection_is_tracked(const connection *c, const definition *d);
+
+/* Finalize a source's watch and the other statement that is kept with it. */
+void tracked_drop_watch(tracked_source *t);
 
 /* Finalize every watch: what was read so far is compared before it is used
 ** again. */

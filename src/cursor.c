@@ -53,12 +53,12 @@ static int is_scored(const faiss_cursor *c)
 
 int cursor_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
 {
-    (void)base;
     faiss_cursor *c = sqlite3_malloc64(sizeof *c);
     if (!c)
         return SQLITE_NOMEM;
     memset(c, 0, sizeof *c);
     c->at_end = 1;
+    plan_forget_offer(&((faiss_table *)base)->plan);
     *out = &c->base;
     return SQLITE_OK;
 }
@@ -426,7 +426,9 @@ static int filter_source(faiss_cursor *c, vector *query, filter *f, char **messa
 {
     int rc = c->plan.kind == PLAN_POINT ? take_point(c, query, message) : SQLITE_OK;
     if (rc == SQLITE_OK && !(c->rows && filter_same_text(&c->rows_filter, f))) {
-        source_query q = {.columns = c->columns, .filter = f->sql};
+        /* Ids may repeat: rows at the same distance come by rowid. */
+        source_query q = {
+            .columns = c->columns, .filter = f->sql, .in_order = c->plan.kind == PLAN_POINT};
         sqlite3_finalize(c->rows);
         c->rows = NULL;
         rc = source_prepare(c->snapshot.connection->db, c->snapshot.source, SOURCE_SCAN, &q,

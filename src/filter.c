@@ -108,8 +108,9 @@ static void append_comparison(builder *b, const plan_term *term, int first)
         sqlite3_str_appendall(b->sql, " IS NOT NULL");
     } else {
         sqlite3_str_appendall(b->sql, signs[term->comparison]);
+        /* Numbered, each parameter would be looked for among all before it. */
         for (int i = first; i < b->filter->count; i++)
-            sqlite3_str_appendf(b->sql, "%s?%d", i > first ? ", " : "", FIRST_PARAMETER + i);
+            sqlite3_str_appendf(b->sql, i == 0 ? "?%d" : i > first ? ", ?" : "?", FIRST_PARAMETER);
         if (term->comparison == PLAN_IN)
             sqlite3_str_appendchar(b->sql, 1, ')');
     }
@@ -142,6 +143,13 @@ static void drop_values(filter *f, int from)
         sqlite3_value_free(f->values[--f->count]);
 }
 
+/* Whether SQLite does not check the term again: it has forgotten the collation. */
+static int is_ours_alone(const builder *b, const plan_term *term)
+{
+    return term->on >= 0 && !term->collation &&
+           sqlite3_stricmp(b->table->columns[term->on].collation, "BINARY") != 0;
+}
+
 static int add_term(builder *b, const plan_term *term)
 {
     if (term->on == PLAN_ON_SCORE || term->on == PLAN_ON_DISTANCE)
@@ -155,6 +163,14 @@ static int add_term(builder *b, const plan_term *term)
                                                        "be combined with k: use ORDER BY distance "
                                                        "LIMIT n",
                                                        b->table->name, b->most));
+    }
+    if (rc == SQLITE_TOOBIG && is_ours_alone(b, term)) {
+        const plan_column *column = &b->table->columns[term->on];
+        return set_message(b->message,
+                           sqlite3_mprintf("%s: a list of more than %d values for %s, whose "
+                                           "collation is %s: join with it instead",
+                                           b->table->name, b->most, column->offered,
+                                           column->collation));
     }
     if (rc == SQLITE_TOOBIG || (rc == SQLITE_OK && worst == LEFT_TO_SQLITE && !counts)) {
         drop_values(b->filter, first);

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta.h"
+
 enum {
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
 };
@@ -16,22 +18,45 @@ index_version *index_retain(index_version *v)
     return v;
 }
 
+dead_slots *index_dead_retain(dead_slots *dead)
+{
+    if (dead)
+        atomic_fetch_add_explicit(&dead->references, 1, memory_order_relaxed);
+    return dead;
+}
+
+void index_dead_release(dead_slots *dead)
+{
+    if (dead && atomic_fetch_sub_explicit(&dead->references, 1, memory_order_acq_rel) == 1)
+        sqlite3_free(dead);
+}
+
 void index_release(index_version *v)
 {
     if (!v || atomic_fetch_sub_explicit(&v->references, 1, memory_order_acq_rel) != 1)
         return;
-    for (int i = 0; i < v->segment_count; i++)
+    for (int i = 0; i < v->segment_count; i++) {
         segment_release(v->segments[i]);
+        index_dead_release(v->dead[i]);
+    }
     sqlite3_free(v->segments);
     sqlite3_free(v->starts);
+    sqlite3_free(v->dead);
     sqlite3_free(v);
+}
+
+static size_t dead_bytes(int slots)
+{
+    return ((size_t)slots / 64 + 1) * sizeof(uint64_t);
 }
 
 size_t index_bytes(const index_version *v)
 {
     size_t bytes = sizeof *v;
-    for (int i = 0; i < v->segment_count; i++)
+    for (int i = 0; i < v->segment_count; i++) {
         bytes += segment_bytes(v->segments[i]) + sizeof *v->segments + sizeof *v->starts;
+        bytes += sizeof *v->dead + (v->dead[i] ? dead_bytes(segment_count(v->segments[i])) : 0);
+    }
     return bytes;
 }
 
@@ -40,24 +65,36 @@ int64_t index_key(const index_version *v, int i, int slot)
     return v->kept_values ? v->starts[i] + slot : segment_key(v->segments[i], slot);
 }
 
-void index_locate(const index_version *v, int64_t row, int *i, int *slot)
+int index_is_dead(const index_version *v, int i, int slot)
 {
-    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before row */
+    return v->dead[i] && v->dead[i]->bits[slot / 64] >> (slot % 64) & 1;
+}
+
+void index_locate(const index_version *v, int64_t position, int *i, int *slot)
+{
+    int low = 0, high = v->segment_count - 1; /* the last segment that starts at or before it */
     while (low < high) {
         int middle = (low + high + 1) / 2;
-        if (v->starts[middle] <= row)
+        if (v->starts[middle] <= position)
             low = middle;
         else
             high = middle - 1;
     }
     *i = low;
-    *slot = (int)(row - v->starts[low]);
+    *slot = (int)(position - v->starts[low]);
+}
+
+/* The position of a key in one segment, -1 if it is not there or dead. */
+static int64_t find_in_segment(const index_version *v, int i, int64_t key)
+{
+    int slot = segment_find(v->segments[i], key);
+    return slot < 0 || index_is_dead(v, i, slot) ? -1 : v->starts[i] + slot;
 }
 
 int64_t index_find(const index_version *v, int64_t key)
 {
-    int low = 0, high = v->segment_count - 1; /* the last segment whose keys begin at or before */
-    if (high < 0 || v->kept_values)
+    int low = 0, high = v->main_count - 1; /* the last segment whose keys begin at or before */
+    if (v->segment_count == 0 || v->kept_values)
         return -1;
     while (low < high) {
         int middle = (low + high + 1) / 2;
@@ -66,8 +103,50 @@ int64_t index_find(const index_version *v, int64_t key)
         else
             high = middle - 1;
     }
-    int slot = segment_find(v->segments[low], key);
-    return slot < 0 ? -1 : v->starts[low] + slot;
+    int64_t position = v->main_count ? find_in_segment(v, low, key) : -1;
+    for (int i = v->main_count; position < 0 && i < v->segment_count; i++)
+        position = find_in_segment(v, i, key);
+    return position;
+}
+
+/* Append a segment, whose reference the version takes over. */
+int index_append(index_version *v, segment *s, dead_slots *dead)
+{
+    if (v->segment_count == v->capacity) {
+        size_t capacity = v->capacity ? 2 * (size_t)v->capacity : 16;
+        segment **segments = sqlite3_realloc64(v->segments, capacity * sizeof *segments);
+        if (segments)
+            v->segments = segments;
+        int64_t *starts = sqlite3_realloc64(v->starts, capacity * sizeof *starts);
+        if (starts)
+            v->starts = starts;
+        dead_slots **deads = sqlite3_realloc64(v->dead, capacity * sizeof *deads);
+        if (deads)
+            v->dead = deads;
+        if (!segments || !starts || !deads)
+            return SQLITE_NOMEM;
+        v->capacity = (int)capacity;
+    }
+    int i = v->segment_count++;
+    v->segments[i] = s;
+    v->starts[i] = v->slots;
+    v->dead[i] = dead;
+    v->slots += segment_count(s);
+    v->rows += segment_count(s) - (dead ? dead->count : 0);
+    return SQLITE_OK;
+}
+
+index_version *index_new(vector_metric metric, int dimension, int kept_values)
+{
+    index_version *v = sqlite3_malloc64(sizeof *v);
+    if (!v)
+        return NULL;
+    memset(v, 0, sizeof *v);
+    atomic_init(&v->references, 1);
+    v->metric = metric;
+    v->dimension = dimension;
+    v->kept_values = kept_values;
+    return v;
 }
 
 /* ---- row hashes ---- */
@@ -133,6 +212,12 @@ uint64_t index_row_hash(int64_t key, const row_value *values, int count, const v
 
 /* ---- building ---- */
 
+/* The segments that a version of so many rows may consist of. */
+int64_t index_segments_allowed(const index_version *v)
+{
+    return 2 * (v->rows / segment_capacity(v->dimension) + 1) + FRAGMENTS_ALLOWED;
+}
+
 typedef struct segment_start {
     uint64_t hash; /* of the segment's first row */
     int index;
@@ -141,40 +226,31 @@ typedef struct segment_start {
 struct index_builder {
     index_version *base; /* NULL when nothing is taken over */
     index_version *made;
-    int capacity; /* of made->segments */
     segment_rows staging;
     int staging_open;
+    int64_t rows; /* so far */
     int matching; /* rows so far equal base->segments[next] up to `slot` */
     int next, slot;
     segment_start *starts; /* the base's segments by first hash; made when first needed */
 };
 
-static int version_append(index_builder *b, segment *s)
-{
-    index_version *v = b->made;
-    if (v->segment_count == b->capacity) {
-        int capacity = b->capacity ? 2 * b->capacity : 16;
-        segment **segments = sqlite3_realloc64(v->segments, capacity * sizeof *segments);
-        if (segments)
-            v->segments = segments;
-        int64_t *starts = segments ? sqlite3_realloc64(v->starts, capacity * sizeof *starts) : NULL;
-        if (!starts)
-            return SQLITE_NOMEM;
-        v->starts = starts;
-        b->capacity = capacity;
-    }
-    v->segments[v->segment_count] = s;
-    v->starts[v->segment_count++] = v->rows;
-    v->rows += segment_count(s);
-    return SQLITE_OK;
-}
-
 /* Take over the base's segment `i` as it is. */
 static int builder_take(index_builder *b, int i)
 {
-    int rc = version_append(b, b->base->segments[i]);
+    int rc = index_append(b->made, b->base->segments[i], NULL);
     if (rc == SQLITE_OK)
         segment_retain(b->base->segments[i]);
+    return rc;
+}
+
+/* Append a segment that was made for this version. */
+int index_append_made(index_version *v, segment *s)
+{
+    int rc = index_append(v, s, NULL);
+    if (rc == SQLITE_OK)
+        v->made_bytes += segment_bytes(s);
+    else
+        segment_release(s);
     return rc;
 }
 
@@ -187,18 +263,20 @@ static int builder_flush(index_builder *b, char **message)
     if (rc != SQLITE_OK)
         return rc;
     segment_rows_reset(&b->staging);
-    rc = version_append(b, s);
-    if (rc != SQLITE_OK)
-        segment_release(s);
-    return rc;
+    return index_append_made(b->made, s);
+}
+
+/* What a row adds to the fingerprint. Its key is in its hash, so that the order of
+** rows is too; where there are no keys its number stands for it. */
+uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash)
+{
+    return fold(hash ^ HASH_D, v->kept_values ? HASH_B + (uint64_t)number : HASH_B);
 }
 
 static int builder_stage_prefix(index_builder *b, const segment *s, int count)
 {
     if (!b->staging_open) {
-        int rc = segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
-        if (rc != SQLITE_OK)
-            return rc;
+        segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
         b->staging_open = 1;
     }
     return count ? segment_rows_copy(&b->staging, s, count) : SQLITE_OK;
@@ -254,6 +332,7 @@ static int builder_leave(index_builder *b)
         int rc = builder_stage_prefix(b, last, segment_count(last));
         if (rc == SQLITE_OK) {
             made->rows -= segment_count(last);
+            made->slots -= segment_count(last);
             made->segment_count--;
             segment_release(last);
         }
@@ -302,32 +381,26 @@ static int builder_stage(index_builder *b, int64_t key, uint64_t hash, const row
 }
 
 int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
-                       index_builder **out)
+                       index_builder **out, char **message)
 {
     *out = NULL;
     index_builder *b = sqlite3_malloc64(sizeof *b);
-    index_version *v = sqlite3_malloc64(sizeof *v);
-    if (!b || !v) {
-        sqlite3_free(b);
-        sqlite3_free(v);
+    if (!b)
         return SQLITE_NOMEM;
-    }
     memset(b, 0, sizeof *b);
-    memset(v, 0, sizeof *v);
-    atomic_init(&v->references, 1);
-    v->metric = metric;
-    v->dimension = dimension;
-    v->kept_values = kept_values;
-    b->made = v;
-    if (base && base->dimension == dimension && base->rows > 0) {
-        int64_t full = base->rows / segment_capacity(dimension) + 1;
-        if (base->segment_count <= 2 * full + FRAGMENTS_ALLOWED) {
-            b->base = index_retain(base);
-            b->matching = 1;
-        }
+    b->made = index_new(metric, dimension, kept_values);
+    int rc = b->made ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && base && base->dimension == dimension && base->rows > 0 &&
+        base->segment_count <= index_segments_allowed(base)) {
+        /* The rows come in source order: so must those of the base. */
+        rc = index_compact(base, NULL, NULL, &b->base, message);
+        b->matching = rc == SQLITE_OK;
     }
-    *out = b;
-    return SQLITE_OK;
+    if (rc == SQLITE_OK)
+        *out = b;
+    else
+        index_builder_close(b);
+    return rc;
 }
 
 int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
@@ -344,7 +417,7 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
             rc = builder_stage(b, key, hash, values, embedding, message);
     }
     if (rc == SQLITE_OK)
-        b->made->fingerprint = fold(b->made->fingerprint ^ hash, HASH_B);
+        b->made->fingerprint += index_row_print(b->made, b->rows++, hash);
     return rc;
 }
 
@@ -367,6 +440,7 @@ int index_builder_finish(index_builder *b, int64_t left_out, index_version **out
         *out = index_retain(b->base);
         return SQLITE_OK;
     }
+    v->main_count = v->segment_count;
     if (v->rows == 0)
         v->dimension = 0;
     *out = v;

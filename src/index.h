@@ -3,6 +3,11 @@
 ** segments. Versions never change once made; they share the segments they have
 ** in common and may be read by any number of threads.
 **
+** First come the main segments, whose rows are in source order; behind them the
+** tails, with the rows that changed since. A row that changed or went is dead
+** where it was: its slot is still there, and passed over. A slot's position is its
+** number in the list of all slots, dead ones included.
+**
 ** Rows come nearest first; equal scores come in the order of the source (by
 ** rowid), so that an answer equals that of one FAISS IndexFlat over the table
 ** in rowid order.
@@ -14,6 +19,13 @@
 
 #include "segment.h"
 
+/* The dead slots of one segment in one version, or several. */
+typedef struct dead_slots {
+    atomic_int references;
+    int count;
+    uint64_t bits[];
+} dead_slots;
+
 typedef struct index_version {
     atomic_int references;
     vector_metric metric;
@@ -21,11 +33,14 @@ typedef struct index_version {
     int dimension;        /* 0 while there are no rows */
     int64_t rows;         /* rows that can be found */
     int64_t left_out;     /* rows that strict=off left out */
-    uint64_t fingerprint; /* of all row hashes in order */
+    int64_t slots;        /* rows, and the dead ones */
+    uint64_t fingerprint; /* of all rows: equal for equal rows */
     double build_seconds; /* what reading and building this version took */
-    int segment_count;
+    size_t made_bytes;    /* of the segments that were made for it */
+    int segment_count, main_count, capacity;
     segment **segments;
-    int64_t *starts; /* rows before each segment */
+    int64_t *starts;   /* the position of each segment's first slot */
+    dead_slots **dead; /* of each segment, NULL for none */
 } index_version;
 
 index_version *index_retain(index_version *v);
@@ -50,7 +65,7 @@ typedef struct index_builder index_builder;
 /* `base` may be NULL. Where values are kept, the keys given to
 ** index_builder_row() are ignored. */
 int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
-                       index_builder **out);
+                       index_builder **out, char **message);
 
 /* Add the next row with the values to keep. `embedding` is `dimension` floats at any alignment.
 ** SQLITE_MISMATCH where a component is not finite: the row is not added. */
@@ -62,14 +77,38 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
 void index_builder_close(index_builder *b);
 
+/* Called about every 4 MB of vectors in long work; ends it by returning other than
+** SQLITE_OK. */
+typedef int index_check(void *argument, char **message);
+
 /* The key of a slot: the rowid, or the number of the row where values are kept. */
 int64_t index_key(const index_version *v, int segment, int slot);
 
-/* Where the row with this number (0..rows-1, in source order) is. */
-void index_locate(const index_version *v, int64_t row, int *segment, int *slot);
+/* Whether a slot is dead in this version. */
+int index_is_dead(const index_version *v, int segment, int slot);
 
-/* The number of the row with this rowid, -1 if it is not in the index. A few
-** comparisons where rowids are dense, else two binary searches. */
+/* Where a position (0..slots-1) is. */
+void index_locate(const index_version *v, int64_t position, int *segment, int *slot);
+
+/* The position of the row with this rowid, -1 if it is not in the index. A few
+** comparisons where rowids are dense, else two binary searches, and one for each
+** tail. */
 int64_t index_find(const index_version *v, int64_t key);
+
+/*
+** For what makes versions, here and in delta.c: an empty one; appending a segment,
+** whose reference passes to the version if that succeeds, or one that was made for
+** it, which is released if it fails; and what a row adds to the fingerprint.
+** `number` counts rows in source order, and matters where values are kept.
+*/
+index_version *index_new(vector_metric metric, int dimension, int kept_values);
+int index_append(index_version *v, segment *s, dead_slots *dead);
+int index_append_made(index_version *v, segment *s);
+uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash);
+dead_slots *index_dead_retain(dead_slots *dead);
+void index_dead_release(dead_slots *dead);
+
+/* The most segments that its rows should be spread over. */
+int64_t index_segments_allowed(const index_version *v);
 
 #endif

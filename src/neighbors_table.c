@@ -164,7 +164,7 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK)
         rc = snapshot_open(owner, &d, &c->snapshot, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_index(&c->snapshot, &v, message);
+        rc = snapshot_index_in_order(&c->snapshot, &v, message);
     if (rc == SQLITE_OK && v->rows > 0)
         rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
     if (rc == SQLITE_OK && v->rows > 0) {

@@ -37,9 +37,9 @@ static const struct {
 ** above what a stream costs a row with a look-up in another table, so that SQLite
 ** lets the search drive the join, unless few rows are to be looked up.
 **
-** Plans without a vector cost more than any join of plans with one: SQLite plans
-** the sides of an OR alone, without the vector that stands beside it, and must not
-** prefer them.
+** Plans without a vector cost more than any join of plans with one: older SQLite
+** plans the sides of an OR alone, without the vector that stands beside it, and must
+** not prefer them; side_of_or() is about newer ones.
 */
 static const double SEARCH_PER_ROW = 0.1, STREAM_PER_ROW = 1, START = 50, POINT_COST = 100,
                     FILTER_FACTOR = 0.9, LAST_RESORT = 1e15, LOOKUP_COST = 1e17, SCAN_COST = 1e18,
@@ -57,8 +57,8 @@ typedef struct choice {
     int constraint[PLAN_VALUES];
     int terms[TERMS_MOST];
     int term_count;
-    int has_row; /* an id or rowid is given */
-    int waits;   /* a constraint on a source column cannot be had in this order */
+    int row;   /* the last constraint that gives an id or rowid, -1 for none */
+    int waits; /* a constraint on a source column cannot be had in this order */
 } choice;
 
 /* ---- constraints ---- */
@@ -152,6 +152,14 @@ static int is_range(unsigned char op)
            op == SQLITE_INDEX_CONSTRAINT_GT || op == SQLITE_INDEX_CONSTRAINT_GE;
 }
 
+/* A comparison that is neither = nor a range nor a test for NULL. */
+static int compares_otherwise(unsigned char op)
+{
+    return op == SQLITE_INDEX_CONSTRAINT_NE || op == SQLITE_INDEX_CONSTRAINT_IS ||
+           op == SQLITE_INDEX_CONSTRAINT_ISNOT || op == SQLITE_INDEX_CONSTRAINT_LIKE ||
+           op == SQLITE_INDEX_CONSTRAINT_GLOB;
+}
+
 /* Whether two constraints give different constants, as they stand in the text. */
 static int differ(sqlite3_index_info *info, int one, int other)
 {
@@ -178,7 +186,10 @@ static int choose_value(const plan_table *t, sqlite3_index_info *info, choice *c
     if (former >= 0 && !by_match)
         return SQLITE_OK;
     if (i >= OMIT_HONOURED)
-        return refuse_value(t, value, "must come earlier in the WHERE clause", message);
+        return refuse_value(t, value,
+                            "comes behind 16 other conditions, as MATCH always does: give it as "
+                            "an argument of the table instead",
+                            message);
     if (sqlite3_vtab_in(info, i, -1))
         return refuse_value(t, value, "must be one value, not IN (...)", message);
     chosen->constraint[value] = i;
@@ -194,13 +205,15 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
                          char **message)
 {
     memset(chosen->constraint, -1, sizeof chosen->constraint);
-    int waits[PLAN_VALUES] = {0}, ranges = 0; /* constraints like k <= 5, which no row would pass */
+    int waits[PLAN_VALUES] = {0}, ranges = 0, others = 0; /* constraints like k <= 5 */
     int rc = SQLITE_OK;
     for (int i = 0; rc == SQLITE_OK && i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *c = &info->aConstraint[i];
         int value = value_of(t, c);
-        chosen->has_row |= gives_row(t, info, i);
+        if (gives_row(t, info, i))
+            chosen->row = i;
         ranges |= c->iColumn == t->neighbours && is_range(c->op);
+        others |= c->iColumn == t->neighbours && compares_otherwise(c->op);
         if (value < 0)
             continue;
         if (!c->usable)
@@ -210,6 +223,8 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
         else
             chosen->constraint[value] = i;
     }
+    /* Without k = n the column is NULL, and no row would pass. */
+    ranges |= others && chosen->constraint[PLAN_NEIGHBOURS] < 0;
     if (rc == SQLITE_OK && ranges && chosen->constraint[PLAN_VECTOR] >= 0)
         rc = refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
     for (int value = 0; rc == SQLITE_OK && value <= PLAN_NEIGHBOURS; value++) {
@@ -219,13 +234,14 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
     return rc;
 }
 
-static plan_kind kind_of(const choice *chosen)
+/* The kind of plan that the constraints from number `from` on make. */
+static plan_kind kind_of(const choice *chosen, int from)
 {
-    if (chosen->constraint[PLAN_VECTOR] < 0)
-        return chosen->has_row ? PLAN_LOOKUP : PLAN_SCAN;
-    if (chosen->constraint[PLAN_NEIGHBOURS] >= 0)
+    if (chosen->constraint[PLAN_VECTOR] < from)
+        return chosen->row >= from ? PLAN_LOOKUP : PLAN_SCAN;
+    if (chosen->constraint[PLAN_NEIGHBOURS] >= from)
         return PLAN_KNN;
-    return chosen->has_row ? PLAN_POINT : PLAN_STREAM;
+    return chosen->row >= from ? PLAN_POINT : PLAN_STREAM;
 }
 
 /* Which of the values chosen the kind of plan uses. */
@@ -439,9 +455,11 @@ static int order_is_nearest_first(const plan_table *t, const sqlite3_index_info 
     return !second->desc && (second->iColumn < 0 || (second->iColumn == t->id && t->id_is_rowid));
 }
 
-static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
-                     const choice *chosen)
+/* Where this is for a side of an OR (-1 if not), its own constraints lower no price:
+** they are the first `side`. */
+static void estimate(const plan_table *t, sqlite3_index_info *info, const choice *chosen, int side)
 {
+    plan_kind kind = kind_of(chosen, side < 0 ? 0 : side);
     static const double costs[PLAN_KINDS] = {SCAN_COST, LOOKUP_COST, START, START, POINT_COST};
     static const double per_row[PLAN_KINDS] = {0, 0, SEARCH_PER_ROW, STREAM_PER_ROW, 0};
     double cost = costs[kind] + (double)t->rows * per_row[kind];
@@ -451,6 +469,8 @@ static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind ki
     else if (kind == PLAN_LOOKUP || kind == PLAN_POINT)
         rows = 1;
     for (int i = 0; i < chosen->term_count; i++) {
+        if (chosen->terms[i] < side)
+            continue;
         cost *= FILTER_FACTOR;
         if (kind != PLAN_KNN)
             rows = rows / FILTER_PASSES_ONE_IN + 1;
@@ -465,13 +485,66 @@ static void estimate(const plan_table *t, sqlite3_index_info *info, plan_kind ki
         (chosen->constraint[PLAN_DATABASE] < 0 || chosen->constraint[PLAN_TABLE] < 0 ||
          chosen->constraint[PLAN_VECTOR] < 0))
         cost = NO_RESORT;
+    /* SQLite takes the fewest rows of any plan of the sides for those of the cheapest. */
+    if (side >= 0)
+        rows = t->rows > NEIGHBOURS_GUESSED ? t->rows : NEIGHBOURS_GUESSED;
     info->estimatedCost = cost;
     info->estimatedRows = rows;
 }
 
-int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **message)
+/* What the constraints from number `from` on look like, wherever they stand. */
+static plan_offer offer_of(const sqlite3_index_info *info, int from)
 {
-    choice chosen = {.term_count = 0};
+    plan_offer o = {.count = info->nConstraint - from, .hash = info->colUsed};
+    for (int i = from; i < info->nConstraint; i++) {
+        const struct sqlite3_index_constraint *c = &info->aConstraint[i];
+        if (i == from)
+            o.place = c->iTermOffset;
+        sqlite3_uint64 distance = (sqlite3_uint64)(c->iTermOffset - o.place);
+        o.hash ^= distance << 40 | (sqlite3_uint64)c->op << 32 | (unsigned)c->iColumn;
+        o.hash *= 0x100000001b3U; /* FNV's prime */
+    }
+    return o;
+}
+
+static int has_vector(const plan_table *t, const sqlite3_index_info *info, int from)
+{
+    for (int i = from; i < info->nConstraint; i++) {
+        if (value_of(t, &info->aConstraint[i]) == PLAN_VECTOR)
+            return 1;
+    }
+    return 0;
+}
+
+/*
+** How many constraints are those of a side of an OR beside which a vector stands, -1 if
+** this is no such side.
+**
+** New SQLite (3.54, not 3.40) plans each side with the constraints beside the OR, too,
+** but runs it without MATCH, and compares the other values again: an error, or no rows.
+** So a side must never be cheaper, or have fewer rows, than the plan for all rows. That
+** it is a side is not said. But SQLite asks for the sides just after the table itself,
+** and repeats the table's constraints after those of the side, moved by as many places
+** as the side has terms. Another table of the statement whose constraints look like that
+** by chance is priced too high, no more.
+*/
+static int side_of_or(plan_table *t, const sqlite3_index_info *info)
+{
+    int own = info->nConstraint - t->offer.count;
+    if (own >= 0 && has_vector(t, info, own)) {
+        plan_offer beside = offer_of(info, own);
+        int moved = beside.place - t->offer.place;
+        int last = own ? info->aConstraint[own - 1].iTermOffset : 0; /* some are not offered */
+        if (beside.hash == t->offer.hash && last < moved)
+            return own;
+    }
+    t->offer = offer_of(info, 0);
+    return -1;
+}
+
+static int make_plan(const plan_table *t, sqlite3_index_info *info, int side, char **message)
+{
+    choice chosen = {.row = -1};
     int rc = check_id_collation(t, info, message);
     if (rc == SQLITE_OK)
         rc = choose_values(t, info, &chosen, message);
@@ -480,14 +553,32 @@ int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **messag
     if (chosen.constraint[PLAN_NEIGHBOURS] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
         return set_message(message, sqlite3_mprintf("%s: k needs a vector: add %s MATCH ...",
                                                     t->name, t->embedding));
-    plan_kind kind = kind_of(&chosen);
+    plan_kind kind = kind_of(&chosen, 0);
     rc = choose_terms(t, info, kind, &chosen, message);
     if (rc != SQLITE_OK)
         return rc;
-    estimate(t, info, kind, &chosen);
+    estimate(t, info, &chosen, side);
     info->orderByConsumed =
         (kind == PLAN_KNN || kind == PLAN_STREAM) && order_is_nearest_first(t, info);
     return encode(t, info, kind, &chosen, message);
+}
+
+int plan_best_index(plan_table *t, sqlite3_index_info *info, char **message)
+{
+    int side = side_of_or(t, info);
+    int rc = make_plan(t, info, side, message);
+    /* Without a plan for this side, there is the one for all rows. */
+    if (side >= 0 && rc == SQLITE_ERROR) {
+        sqlite3_free(*message);
+        *message = NULL;
+        rc = SQLITE_CONSTRAINT;
+    }
+    return rc;
+}
+
+void plan_forget_offer(plan_table *t)
+{
+    t->offer = (plan_offer){.count = 0};
 }
 
 /* ---- reading the text ---- */

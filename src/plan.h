@@ -81,6 +81,13 @@ typedef struct plan_column {
     char *collation;
 } plan_column;
 
+/* Which constraints SQLite offered: their number, where in the WHERE clause they begin,
+** and a hash of the rest. */
+typedef struct plan_offer {
+    int count, place;
+    sqlite3_uint64 hash;
+} plan_offer;
+
 /* What xBestIndex must know of the table. Column numbers are -1 for columns it
 ** does not have. */
 typedef struct plan_table {
@@ -97,12 +104,16 @@ typedef struct plan_table {
     const plan_column *columns; /* of the source */
     int column_count;
     int first_column; /* the number of the first of these */
+    plan_offer offer; /* the last one to xBestIndex that was not for a side of an OR */
 } plan_table;
 
 /* Fill in everything that xBestIndex answers. SQLITE_OK, SQLITE_CONSTRAINT where
 ** a value that is needed cannot be had in this order of joins, SQLITE_NOMEM, or
 ** SQLITE_ERROR with a message. */
-int plan_best_index(const plan_table *t, sqlite3_index_info *info, char **message);
+int plan_best_index(plan_table *t, sqlite3_index_info *info, char **message);
+
+/* A statement runs: what SQLite offered for it says nothing about the next one. */
+void plan_forget_offer(plan_table *t);
 
 /* Read a plan back; `count` is the number of values. SQLITE_NOMEM, or
 ** SQLITE_CORRUPT where the text is none of ours; *out is then empty. */

@@ -1,18 +1,34 @@
 #include "registry.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+/* Old versions may take this part of the newest, and some bytes in any case. */
+enum { OLD_VERSIONS_SHARE = 16, OLD_VERSIONS_BYTES = 1 << 20 };
+
+/* A version that was published. */
+typedef struct published_version {
+    index_version *version;
+    int is_live; /* it has a state */
+    live_state state;
+} published_version;
 
 struct registry_entry {
     registry_entry *next;
     int users;
+    time_t left_at; /* when the last user left */
     registry_database database;
     char *table, *id, *embedding;
     vector_metric metric;
     int strict, dimension, kept_values;
-    index_version *current;
+    published_version published[REGISTRY_STATES]; /* newest first */
+    int published_count;
     uint64_t stamp;
+    void *partial;
+    void (*partial_destroy)(void *);
+    char *live;
     int building;
     int64_t searches;
 };
@@ -22,6 +38,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Signalled when a first build ends. */
 static pthread_cond_t build_ended = PTHREAD_COND_INITIALIZER;
 static registry_entry *entries;
+
+static index_version *current_of(const registry_entry *e)
+{
+    return e->published_count ? e->published[0].version : NULL;
+}
 
 static int same_text(const char *a, const char *b)
 {
@@ -46,7 +67,11 @@ static void entry_free(registry_entry *e)
 {
     if (!e)
         return;
-    index_release(e->current);
+    for (int i = 0; i < e->published_count; i++)
+        index_release(e->published[i].version);
+    if (e->partial)
+        e->partial_destroy(e->partial);
+    sqlite3_free(e->live);
     sqlite3_free(e->table);
     sqlite3_free(e->id);
     sqlite3_free(e->embedding);
@@ -72,8 +97,90 @@ static registry_entry *entry_new(const registry_key *key)
     return NULL;
 }
 
+/* ---- lifetime ---- */
+
+static long setting(const char *name, long otherwise)
+{
+    const char *text = getenv(name);
+    char *end;
+    long value = text && *text ? strtol(text, &end, 10) : -1;
+    return value >= 0 && !*end ? value : otherwise;
+}
+
+static time_t seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+/* Take entries that nobody uses and whose time is up out of the list, and those
+** beyond the memory allowed for them, the first in the list being the newest.
+** Called with the lock held; the caller frees what is returned without it. */
+static registry_entry *take_expired(void)
+{
+    time_t now = seconds_now();
+    long seconds = setting("SQLITE_FAISS_LINGER", 10);
+    int64_t left = (int64_t)setting("SQLITE_FAISS_LINGER_MB", 512) << 20;
+    registry_entry *expired = NULL, **link = &entries;
+    while (*link) {
+        registry_entry *e = *link;
+        if (e->users == 0 && current_of(e))
+            left -= (int64_t)index_bytes(current_of(e));
+        int keep = e->users > 0 || (!e->database.owner && (current_of(e) || e->partial) &&
+                                    left >= 0 && now - e->left_at < seconds);
+        if (keep) {
+            link = &e->next;
+        } else {
+            *link = e->next;
+            e->next = expired;
+            expired = e;
+        }
+    }
+    return expired;
+}
+
+static void free_all(registry_entry *e)
+{
+    while (e) {
+        registry_entry *next = e->next;
+        entry_free(e);
+        e = next;
+    }
+}
+
+/* A child of fork() has one thread, and the parent's memory as it was: no lock may
+** be held by a thread that it does not have, and no build is under way. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutex_init(&lock, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+    pthread_cond_init(&build_ended, NULL);
+    for (registry_entry *e = entries; e; e = e->next)
+        e->building = 0;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
+
 registry_entry *registry_join(const registry_key *key)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     registry_entry *fresh = entry_new(key); /* outside the lock: it allocates */
     if (!fresh)
         return NULL;
@@ -88,8 +195,10 @@ registry_entry *registry_join(const registry_key *key)
         entries = e;
     }
     e->users++;
+    registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);
     entry_free(fresh);
+    free_all(expired);
     return e;
 }
 
@@ -98,44 +207,180 @@ void registry_leave(registry_entry *entry)
     if (!entry)
         return;
     pthread_mutex_lock(&lock);
-    int last = --entry->users == 0;
-    if (last) {
+    if (--entry->users == 0) {
+        entry->left_at = seconds_now();
         registry_entry **link = &entries;
         while (*link != entry)
             link = &(*link)->next;
-        *link = entry->next;
+        *link = entry->next; /* the last that was left comes first */
+        entry->next = entries;
+        entries = entry;
     }
+    registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);
-    if (last)
-        entry_free(entry);
+    free_all(expired);
 }
+
+/* ---- versions ---- */
 
 index_version *registry_current(registry_entry *entry, uint64_t *stamp)
 {
     pthread_mutex_lock(&lock);
-    index_version *v = index_retain(entry->current);
+    index_version *v = index_retain(current_of(entry));
     *stamp = entry->stamp;
     pthread_mutex_unlock(&lock);
     return v;
 }
 
-index_version *registry_publish(registry_entry *entry, index_version *version, uint64_t stamp)
+static int same_state(const live_state *a, const live_state *b)
+{
+    return a->seq == b->seq && a->tag == b->tag && a->schema == b->schema;
+}
+
+/* Which of the published versions has this state, -1 if none. */
+static int find_state(const registry_entry *e, const live_state *state)
+{
+    for (int i = 0; i < e->published_count; i++) {
+        if (e->published[i].is_live && same_state(&e->published[i].state, state))
+            return i;
+    }
+    return -1;
+}
+
+index_version *registry_at(registry_entry *entry, const live_state *state)
 {
     pthread_mutex_lock(&lock);
-    index_version *former = entry->current;
-    int equal = former && former->rows == version->rows && former->left_out == version->left_out &&
-                former->dimension == version->dimension &&
-                former->fingerprint == version->fingerprint;
-    index_version *chosen = equal ? former : version;
-    if (!equal)
-        entry->current = index_retain(version);
-    entry->stamp = stamp;
-    index_retain(chosen);
+    int i = find_state(entry, state);
+    index_version *v = i < 0 ? NULL : index_retain(entry->published[i].version);
     pthread_mutex_unlock(&lock);
-    if (!equal)
-        index_release(former);
+    return v;
+}
+
+int registry_states(registry_entry *entry, live_state states[REGISTRY_STATES])
+{
+    int count = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < entry->published_count; i++) {
+        if (entry->published[i].is_live)
+            states[count++] = entry->published[i].state;
+    }
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+void registry_forget_states(registry_entry *entry)
+{
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < entry->published_count; i++)
+        entry->published[i].is_live = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+static int same_rows(const index_version *a, const index_version *b)
+{
+    return a->rows == b->rows && a->left_out == b->left_out && a->dimension == b->dimension &&
+           a->fingerprint == b->fingerprint;
+}
+
+/* How many of the published versions to keep: an old one holds on to no more than
+** was made for those after it, which together may be a small part of the index.
+** Sources without a log have no use for old ones. */
+static int count_to_keep(const registry_entry *e)
+{
+    const index_version *newest = e->published[0].version;
+    size_t most = index_bytes(newest) / OLD_VERSIONS_SHARE + OLD_VERSIONS_BYTES, made = 0;
+    int count = 1;
+    while (count < e->published_count && e->published[count].is_live) {
+        made += e->published[count - 1].version->made_bytes;
+        if (made > most)
+            break;
+        count++;
+    }
+    return count;
+}
+
+/* Put a version in front. Returns how many stand in `dropped` to be released. */
+static int push(registry_entry *e, index_version *version, const live_state *state,
+                index_version **dropped)
+{
+    int count = 0;
+    if (e->published_count == REGISTRY_STATES)
+        dropped[count++] = e->published[--e->published_count].version;
+    memmove(e->published + 1, e->published, (size_t)e->published_count * sizeof *e->published);
+    e->published[0] = (published_version){.version = index_retain(version)};
+    if (state) {
+        e->published[0].is_live = 1;
+        e->published[0].state = *state;
+    }
+    e->published_count++;
+    int keep = count_to_keep(e);
+    while (e->published_count > keep)
+        dropped[count++] = e->published[--e->published_count].version;
+    return count;
+}
+
+index_version *registry_publish(registry_entry *entry, index_version *version,
+                                const live_state *state, uint64_t stamp)
+{
+    index_version *dropped[REGISTRY_STATES + 2];
+    int dropped_count = 0;
+    pthread_mutex_lock(&lock);
+    int known = state ? find_state(entry, state) : -1;
+    const index_version *newest = current_of(entry);
+    index_version *chosen = version;
+    if (known >= 0 && same_rows(entry->published[known].version, version))
+        chosen = entry->published[known].version;
+    else if (newest && same_rows(newest, version))
+        chosen = current_of(entry);
+    index_retain(chosen);
+    if (known >= 0 && chosen == version) { /* read again, and it was not so */
+        dropped[dropped_count++] = entry->published[known].version;
+        entry->published_count--;
+        memmove(entry->published + known, entry->published + known + 1,
+                (size_t)(entry->published_count - known) * sizeof *entry->published);
+        known = -1;
+    }
+    if (known < 0 && (state || chosen == version))
+        dropped_count += push(entry, chosen, state, dropped + dropped_count);
+    entry->stamp = stamp;
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < dropped_count; i++)
+        index_release(dropped[i]);
     return chosen;
 }
+
+void registry_keep_partial(registry_entry *entry, void *partial, void (*destroy)(void *))
+{
+    pthread_mutex_lock(&lock);
+    void *former = entry->partial;
+    void (*former_destroy)(void *) = entry->partial_destroy;
+    entry->partial = partial;
+    entry->partial_destroy = destroy;
+    pthread_mutex_unlock(&lock);
+    if (former)
+        former_destroy(former);
+}
+
+void *registry_take_partial(registry_entry *entry)
+{
+    pthread_mutex_lock(&lock);
+    void *partial = entry->partial;
+    entry->partial = NULL;
+    pthread_mutex_unlock(&lock);
+    return partial;
+}
+
+void registry_describe(registry_entry *entry, const char *why)
+{
+    char *copy = why ? sqlite3_mprintf("no: %s", why) : sqlite3_mprintf("yes");
+    pthread_mutex_lock(&lock);
+    char *former = entry->live;
+    entry->live = copy;
+    pthread_mutex_unlock(&lock);
+    sqlite3_free(former);
+}
+
+/* ---- builds ---- */
 
 int registry_begin_build(registry_entry *entry, int milliseconds, int *has_turn)
 {
@@ -145,10 +390,10 @@ int registry_begin_build(registry_entry *entry, int milliseconds, int *has_turn)
     until.tv_sec += until.tv_nsec / 1000000000L;
     until.tv_nsec %= 1000000000L;
     pthread_mutex_lock(&lock);
-    if (entry->building && !entry->current)
+    if (entry->building && !current_of(entry))
         pthread_cond_timedwait(&build_ended, &lock, &until);
-    int ready = !entry->building || entry->current;
-    *has_turn = ready && !entry->current;
+    int ready = !entry->building || current_of(entry);
+    *has_turn = ready && !current_of(entry);
     if (*has_turn)
         entry->building = 1;
     pthread_mutex_unlock(&lock);
@@ -176,27 +421,32 @@ int registry_list(registry_line **lines, int *count)
     *count = 0;
     int rc = SQLITE_OK, capacity = 0;
     pthread_mutex_lock(&lock);
+    registry_entry *expired = take_expired();
     for (registry_entry *e = entries; e; e = e->next)
-        capacity += e->current != NULL;
+        capacity += e->published_count > 0;
     registry_line *list = sqlite3_malloc64((capacity + 1) * sizeof *list);
     if (!list)
         rc = SQLITE_NOMEM;
     for (registry_entry *e = entries; e && rc == SQLITE_OK; e = e->next) {
-        if (!e->current)
+        const index_version *current = current_of(e);
+        if (!current)
             continue;
         registry_line *line = &list[(*count)++];
         *line = (registry_line){.database = e->database,
                                 .table = sqlite3_mprintf("%s", e->table),
-                                .rows = e->current->rows,
-                                .bytes = (int64_t)index_bytes(e->current),
+                                .rows = current->rows,
+                                .bytes = (int64_t)index_bytes(current),
                                 .searches = e->searches,
-                                .left_out = e->current->left_out,
-                                .dimension = e->current->dimension,
+                                .left_out = current->left_out,
+                                .dimension = current->dimension,
                                 .metric = e->metric,
-                                .build_seconds = e->current->build_seconds};
-        rc = line->table ? SQLITE_OK : SQLITE_NOMEM;
+                                .build_seconds = current->build_seconds,
+                                .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
+                                .users = e->users};
+        rc = line->table && line->live ? SQLITE_OK : SQLITE_NOMEM;
     }
     pthread_mutex_unlock(&lock);
+    free_all(expired);
     if (rc != SQLITE_OK)
         registry_list_free(list, *count);
     else
@@ -206,7 +456,9 @@ int registry_list(registry_line **lines, int *count)
 
 void registry_list_free(registry_line *lines, int count)
 {
-    for (int i = 0; lines && i < count; i++)
+    for (int i = 0; lines && i < count; i++) {
         sqlite3_free(lines[i].table);
+        sqlite3_free(lines[i].live);
+    }
     sqlite3_free(lines);
 }

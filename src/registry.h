@@ -36,17 +36,52 @@ typedef struct registry_entry registry_entry;
 /* Find or make the entry of a key and count the caller as its user. NULL when
 ** memory is short. */
 registry_entry *registry_join(const registry_key *key);
-/* The last user to leave takes the entry away. */
+/* An entry without users is kept for some seconds, for hosts that open a connection
+** for each request: SQLITE_FAISS_LINGER in the environment (10), while all such
+** entries take no more than SQLITE_FAISS_LINGER_MB megabytes (512). It is looked
+** after when another entry is joined, left or listed. */
 void registry_leave(registry_entry *entry);
 
-/* The newest published version with a reference for the caller, NULL if none.
+/*
+** What names a state of a live source: the last entry of its change log, whose tag
+** is random, and a fingerprint of what keeps the log (the table and the triggers as
+** the schema has them).
+*/
+typedef struct live_state {
+    sqlite3_int64 seq, tag;
+    uint64_t schema;
+} live_state;
+
+/* The version published last with a reference for the caller, NULL if none.
 ** *stamp is what was published with it. */
 index_version *registry_current(registry_entry *entry, uint64_t *stamp);
 
+/* The version of a state, with a reference; NULL if it is not kept. Kept are the
+** last versions published, as far as the older ones take little memory beyond it. */
+index_version *registry_at(registry_entry *entry, const live_state *state);
+
+/* The states that versions are kept of, newest first; returns how many. */
+enum { REGISTRY_STATES = 16 };
+int registry_states(registry_entry *entry, live_state states[REGISTRY_STATES]);
+
+/* Forget of which states the versions are: the log does not prove them any more. */
+void registry_forget_states(registry_entry *entry);
+
 /* Publish a version of committed rows, and return the one to use, with a
-** reference: the published one with equal rows where another connection was
-** faster, so that memory holds them once. */
-index_version *registry_publish(registry_entry *entry, index_version *version, uint64_t stamp);
+** reference: a published one with equal rows where another connection was
+** faster, so that memory holds them once. `state` is NULL for sources without a
+** log. */
+index_version *registry_publish(registry_entry *entry, index_version *version,
+                                const live_state *state, uint64_t stamp);
+
+/* Keep what an interrupted build has read for the next one, in place of what was
+** kept before; `destroy` frees it. NULL: nothing. */
+void registry_keep_partial(registry_entry *entry, void *partial, void (*destroy)(void *));
+/* Take it out of the entry; NULL if there is none. */
+void *registry_take_partial(registry_entry *entry);
+
+/* Say why the source is not live, or NULL if it is, for faiss_indexes. */
+void registry_describe(registry_entry *entry, const char *why);
 
 /* The first build of an entry is done by one connection while the others wait.
 ** Returns 1 if the caller is to build (or there is a version already) and, if it
@@ -66,6 +101,8 @@ typedef struct registry_line {
     int dimension;
     vector_metric metric;
     double build_seconds;
+    char *live; /* "yes", or "no: " and why */
+    int users;  /* connections */
 } registry_line;
 
 /* Copy what is known about every entry that has a version. */

@@ -3,9 +3,10 @@
 #include <string.h>
 
 enum {
-    ROWS_ALWAYS_SET = 2048, /* a table so small that its rows are filtered in one go */
-    SET_SHARE = 8,          /* an index is read for up to an 8th of the rows … */
-    REFUSED_SHARE = 8       /* … and rows are tested until an 8th of them are refused */
+    ROWS_ALWAYS_SET = 2048,  /* a table so small that its rows are filtered in one go */
+    VALUES_ALWAYS_SET = 100, /* a list so long that it should be built up once, not for each row */
+    SET_SHARE = 8,           /* an index is read for up to an 8th of the rows … */
+    REFUSED_SHARE = 8        /* … and rows are tested until an 8th of them are refused */
 };
 
 /* ---- the set ---- */
@@ -54,9 +55,9 @@ static int read_keys(search *s, int64_t most, char **message)
         }
         if (rc != SQLITE_ROW)
             return source_failure(in->connection->db, in->source, rc, message);
-        int64_t row = index_find(in->version, sqlite3_column_int64(s->keys, 0));
-        if (row >= 0)
-            row_set_add(&s->set, row);
+        int64_t position = index_find(in->version, sqlite3_column_int64(s->keys, 0));
+        if (position >= 0)
+            row_set_add(&s->set, position);
     }
     return SQLITE_OK;
 }
@@ -69,7 +70,7 @@ static int begin_set(search *s, char **message)
     int rc = row_set_open(&s->set, s->snapshot->version);
     if (rc != SQLITE_OK)
         return rc;
-    if (rows <= ROWS_ALWAYS_SET)
+    if (rows <= ROWS_ALWAYS_SET || s->filter.count > VALUES_ALWAYS_SET)
         return read_keys(s, INT64_MAX, message);
     return s->by_index ? read_keys(s, rows / SET_SHARE + 1, message) : SQLITE_OK;
 }

@@ -104,11 +104,14 @@ enum {
     INDEXES_BYTES,
     INDEXES_BUILD_SECONDS,
     INDEXES_SEARCHES,
-    INDEXES_LEFT_OUT
+    INDEXES_LEFT_OUT,
+    INDEXES_LIVE,
+    INDEXES_CONNECTIONS
 };
 static const char indexes_columns[] =
     "CREATE TABLE x(database TEXT, \"table\" TEXT, rows INTEGER, dimension INTEGER, metric TEXT, "
-    "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER, left_out INTEGER)";
+    "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER, left_out INTEGER, live TEXT, "
+    "connections INTEGER)";
 
 static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
                            sqlite3_vtab **out, char **message)
@@ -272,6 +275,12 @@ static int indexes_column(sqlite3_vtab_cursor *base, sqlite3_context *context, i
     case INDEXES_LEFT_OUT:
         sqlite3_result_int64(context, line->left_out);
         break;
+    case INDEXES_LIVE:
+        sqlite3_result_text(context, line->live, -1, SQLITE_TRANSIENT);
+        break;
+    case INDEXES_CONNECTIONS:
+        sqlite3_result_int(context, line->users);
+        break;
     default:
         break;
     }
@@ -288,7 +297,9 @@ static int indexes_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 ** faiss_indexes: a row for each index in this process over a database that this
 ** connection has open: database (as named here), table, rows, dimension, metric,
 ** kind, bytes of memory, build_seconds (the last reading and building), searches
-** since the index was first made, rows left_out as malformed. One pass over the list, no search.
+** since the index was first made, rows left_out as malformed, live (yes, or no and
+** why: whether a change log tells what to read again), connections that use it. One
+** pass over the list, no search.
 */
 static const sqlite3_module indexes_module = {
     .iVersion = 0,

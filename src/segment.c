@@ -97,12 +97,11 @@ int segment_capacity(int dimension)
     return rows > SEGMENT_MAX_ROWS ? SEGMENT_MAX_ROWS : (int)rows;
 }
 
-int segment_rows_open(segment_rows *rows, int dimension, int kept_values)
+void segment_rows_open(segment_rows *rows, int dimension, int kept_values)
 {
     *rows = (segment_rows){.dimension = dimension,
                            .kept_values = kept_values,
                            .capacity = segment_capacity(dimension)};
-    return SQLITE_OK;
 }
 
 /* Make room for `more` rows, doubling it on the way to a full segment. */

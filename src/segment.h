@@ -40,8 +40,8 @@ typedef struct segment_rows {
 /* Rows of this dimension that make a full segment. */
 int segment_capacity(int dimension);
 
-/* Begin without rows; room is made as they come. SQLITE_OK. */
-int segment_rows_open(segment_rows *rows, int dimension, int kept_values);
+/* Begin without rows; room is made as they come. */
+void segment_rows_open(segment_rows *rows, int dimension, int kept_values);
 
 /* Append one row; the caller has checked that count < capacity. `embedding` is
 ** `dimension` floats at any alignment; with `normalize` the stored copy is

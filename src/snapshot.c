@@ -3,6 +3,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "build.h"
+#include "delta.h"
 #include "message.h"
 #include "sql_text.h"
 
@@ -53,21 +55,26 @@ static int resolve_source(const snapshot *s, source *fresh, char **message)
     return rc;
 }
 
-/* Learn what the source is before there is a snapshot of it. */
-static int resolve(snapshot *s, char **message)
+/* Learn what the source is now; *same if nothing differs from before. */
+static int resolve(snapshot *s, int *same, char **message)
 {
     tracked_source *t = s->tracked;
+    sqlite3 *db = s->connection->db;
     source fresh;
     int rc = resolve_source(s, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
+    *same = t->resolved && source_equal(&fresh, &t->source);
     source_clear(&t->source);
+    change_log_clear(&t->log);
     t->source = fresh;
     t->resolved = 1;
+    t->resolutions++;
     t->trusted = 0;
-    sqlite3_finalize(t->watch);
-    t->watch = NULL;
-    return connection_join_registry(s->connection, t);
+    sqlite3_finalize(t->last_entry);
+    t->last_entry = NULL;
+    rc = storage_inspect(db, &t->source, &t->log, message);
+    return rc == SQLITE_OK ? connection_join_registry(s->connection, t) : rc;
 }
 
 static int step_watch(snapshot *s)
@@ -99,10 +106,18 @@ static int watch_agrees(snapshot *s, char **message, int *agrees)
     return rc;
 }
 
+/* Resolve while there is no snapshot, so that there can be one. */
+static int resolve_first(snapshot *s, char **message)
+{
+    int same;
+    tracked_drop_watch(s->tracked);
+    return resolve(s, &same, message);
+}
+
 static int open_pinned(snapshot *s, char **message)
 {
     tracked_source *t = s->tracked;
-    int rc = t->resolved ? SQLITE_OK : resolve(s, message);
+    int rc = t->resolved ? SQLITE_OK : resolve_first(s, message);
     if (rc == SQLITE_OK)
         rc = prepare_pin(s, &s->pin, message);
     if (rc == SQLITE_OK && snapshot_step(s, s->pin) != SQLITE_ROW) {
@@ -112,21 +127,15 @@ static int open_pinned(snapshot *s, char **message)
     return rc;
 }
 
-/* Resolve the source once more inside the snapshot; *same if nothing differs. */
+/* Resolve the source once more inside the snapshot: from now on the watch tells
+** whether it changes. */
 static int resolve_again(snapshot *s, int *same, char **message)
 {
     tracked_source *t = s->tracked;
-    source fresh;
-    int rc = resolve_source(s, &fresh, message);
-    if (rc != SQLITE_OK)
-        return rc;
-    *same = source_equal(&fresh, &t->source);
-    source_clear(&t->source);
-    t->source = fresh;
-    if (t->watch)
+    int rc = resolve(s, same, message);
+    if (rc == SQLITE_OK && t->watch)
         t->preparations = sqlite3_stmt_status(t->watch, SQLITE_STMTSTATUS_REPREPARE, 0);
-    t->trusted = 0;
-    return connection_join_registry(s->connection, t);
+    return rc;
 }
 
 /* Pinning failed, perhaps for columns that are gone: SQLITE_OK to try once more with
@@ -135,13 +144,29 @@ static int resolve_after_failure(snapshot *s, int failure, char **message)
 {
     char *first = *message;
     *message = NULL;
-    int rc = resolve(s, message);
+    int rc = resolve_first(s, message);
     if (rc != SQLITE_OK && !*message) {
         *message = first;
         return failure;
     }
     sqlite3_free(first);
     return rc;
+}
+
+/* A snapshot that begins now holds all that was published before. */
+static void note_published(snapshot *s)
+{
+    const tracked_source *t = s->tracked;
+    sqlite3 *db = s->connection->db;
+    if (!t->resolved || !t->log.table || !sqlite3_get_autocommit(db) ||
+        sqlite3_txn_state(db, t->source.schema) != SQLITE_TXN_NONE)
+        return;
+    live_state states[REGISTRY_STATES];
+    int count = registry_states(t->shared, states);
+    for (int i = 0; i < count; i++) {
+        if (states[i].seq > s->published.seq)
+            s->published = states[i];
+    }
 }
 
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message)
@@ -157,6 +182,7 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
     out->tracked = t;
     out->source = &t->source;
     ensure_watch_keeper(c);
+    note_published(out);
     int rc = SQLITE_OK, done = 0;
     for (int attempt = 0; rc == SQLITE_OK && !done && attempt < RESOLVE_ATTEMPTS; attempt++) {
         sqlite3_finalize(out->pin);
@@ -181,160 +207,28 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
     return rc;
 }
 
+/* Outside of a transaction the next statement sees the newest state: the registry
+** keeps what it needs, and an idle connection should not hold on to an old version. */
+static void let_go(const snapshot *s)
+{
+    tracked_source *t = s->tracked;
+    if (t->users > 1 || !t->latest_live.seq || !sqlite3_get_autocommit(s->connection->db))
+        return;
+    index_release(t->latest);
+    t->latest = NULL;
+}
+
 void snapshot_close(snapshot *s)
 {
     sqlite3_finalize(s->lookup);
     sqlite3_finalize(s->embedding);
     sqlite3_finalize(s->pin);
     index_release(s->version);
-    if (s->tracked)
+    if (s->tracked) {
+        let_go(s);
         connection_untrack(s->tracked);
+    }
     *s = (snapshot){0};
-}
-
-/* ---- reading ---- */
-
-/* Reading all rows into a builder. */
-typedef struct reading {
-    snapshot *snapshot;
-    sqlite3_stmt *rows;
-    index_builder *builder;
-    index_version *base;
-    int strict;
-    int dimension; /* 0 until the first row */
-    int64_t left_out;
-    int value_count;   /* of each row: its id, then the columns that are kept */
-    row_value *values; /* of the row at hand */
-    char expected[64];
-} reading;
-
-static int expect_dimension(reading *r, int dimension)
-{
-    r->dimension = dimension;
-    sqlite3_snprintf(sizeof r->expected, r->expected, "a BLOB of %d bytes (%d float32)",
-                     dimension * VECTOR_COMPONENT_BYTES, dimension);
-    const tracked_source *t = r->snapshot->tracked;
-    return index_builder_open(t->asked.metric, dimension, tracked_kept_values(t), r->base,
-                              &r->builder);
-}
-
-/* A row that cannot be indexed: an error, or left out with strict=off. `found`
-** says what it holds and is freed. */
-static int reading_bad_row(reading *r, const row_value *id, char *found, char **message)
-{
-    const tracked_source *t = r->snapshot->tracked;
-    if (r->strict)
-        return source_bad_row(&t->source, sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY), id,
-                              found, r->dimension ? r->expected : "a BLOB of float32 components",
-                              message);
-    sqlite3_free(found);
-    r->left_out++;
-    return SQLITE_OK;
-}
-
-static int read_row(reading *r, char **message)
-{
-    int type = sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING);
-    if (type == SQLITE_NULL)
-        return SQLITE_OK;
-    const row_value *id = r->values;
-    r->values[0] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
-    for (int i = 1; i < r->value_count; i++)
-        r->values[i] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_FIRST + i - 1));
-    int bytes = type == SQLITE_BLOB || type == SQLITE_TEXT
-                    ? sqlite3_column_bytes(r->rows, SOURCE_COLUMN_EMBEDDING)
-                    : 0;
-    int fits = type == SQLITE_BLOB && bytes > 0 && bytes % VECTOR_COMPONENT_BYTES == 0;
-    if (fits && r->dimension == 0) {
-        int rc = expect_dimension(r, bytes / VECTOR_COMPONENT_BYTES);
-        if (rc != SQLITE_OK)
-            return rc;
-    }
-    if (!fits || bytes != r->dimension * VECTOR_COMPONENT_BYTES)
-        return reading_bad_row(r, id, source_describe_value(type, bytes), message);
-    const void *embedding = sqlite3_column_blob(r->rows, SOURCE_COLUMN_EMBEDDING);
-    if (!embedding)
-        return SQLITE_NOMEM;
-    int64_t key = sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY);
-    uint64_t hash = index_row_hash(key, r->values, r->value_count, embedding, bytes);
-    int rc = index_builder_row(r->builder, key, hash, r->values, embedding, message);
-    if (rc == SQLITE_MISMATCH)
-        rc = reading_bad_row(r, id, sqlite3_mprintf("NaN or infinity"), message);
-    return rc;
-}
-
-/* ", s."a", s."b"" for all other columns of the source. */
-static char *all_columns(const source *s)
-{
-    sqlite3_str *columns = sqlite3_str_new(NULL);
-    for (int i = 0; i < s->column_count; i++)
-        sqlite3_str_appendf(columns, ", s.\"%w\"", s->columns[i].name);
-    return sqlite3_str_finish(columns);
-}
-
-static int prepare_reading(reading *r, char **message)
-{
-    connection *c = r->snapshot->connection;
-    const source *s = r->snapshot->source;
-    char *columns = r->value_count > 1 ? all_columns(s) : NULL;
-    if (r->value_count > 1 && !columns)
-        return SQLITE_NOMEM;
-    source_query query = {.columns = columns};
-    c->reading_source++;
-    int rc = source_prepare(c->db, s, SOURCE_READ_ALL, &query, &r->rows, message);
-    c->reading_source--;
-    sqlite3_free(columns);
-    return rc;
-}
-
-/* An index over no rows. */
-static int empty_version(const tracked_source *t, int64_t left_out, index_version **out,
-                         char **message)
-{
-    index_builder *b;
-    int rc = index_builder_open(t->asked.metric, 0, tracked_kept_values(t), NULL, &b);
-    if (rc == SQLITE_OK)
-        rc = index_builder_finish(b, left_out, out, message);
-    index_builder_close(b);
-    return rc;
-}
-
-/* Read the whole source within the snapshot. *out is `base` itself where the
-** rows are the same. */
-static int read_source(snapshot *s, index_version *base, int strict, index_version **out,
-                       char **message)
-{
-    *out = NULL;
-    sqlite3 *db = s->connection->db;
-    tracked_source *t = s->tracked;
-    reading r = {.snapshot = s, .base = base, .strict = strict};
-    struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    r.value_count = tracked_kept_values(t) ? tracked_kept_values(t) : 1;
-    r.values = sqlite3_malloc64((sqlite3_uint64)r.value_count * sizeof *r.values);
-    int rc = r.values ? prepare_reading(&r, message) : SQLITE_NOMEM;
-    if (rc == SQLITE_OK && t->asked.dimension)
-        rc = expect_dimension(&r, t->asked.dimension);
-    while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW)
-        rc = read_row(&r, message);
-    if (rc == SQLITE_DONE)
-        rc = r.builder ? index_builder_finish(r.builder, r.left_out, out, message)
-                       : empty_version(t, r.left_out, out, message);
-    else if (rc != SQLITE_OK && !*message)
-        rc = source_failure(db, &t->source, rc, message);
-    sqlite3_finalize(r.rows);
-    index_builder_close(r.builder);
-    sqlite3_free(r.values);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    if (rc == SQLITE_OK && *out != base) {
-        (*out)->build_seconds =
-            (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
-        if (r.left_out && (!base || base->left_out != r.left_out)) {
-            sqlite3_log(SQLITE_WARNING, "faiss: %lld rows of %s.%s are malformed and left out",
-                        (long long)r.left_out, t->source.schema, t->source.table);
-        }
-    }
-    return rc;
 }
 
 /* ---- freshness ---- */
@@ -428,8 +322,165 @@ int snapshot_poll(void *argument, char **message)
     return check_interrupt(s, message);
 }
 
-/* Read the source in a committed state and share the result. */
-static int refresh_shared(snapshot *s, uint64_t state, char **message)
+/* Whether a statement that writes is running on this connection, so that the source
+** may be between a change and the log's entry of it, or the other way round. */
+static int is_mid_statement(const snapshot *s)
+{
+    for (sqlite3_stmt *each = sqlite3_next_stmt(s->connection->db, NULL); each;
+         each = sqlite3_next_stmt(s->connection->db, each)) {
+        if (sqlite3_stmt_busy(each) && !sqlite3_stmt_readonly(each))
+            return 1;
+    }
+    return 0;
+}
+
+/* ---- by the change log ---- */
+
+static int same_live_state(const live_state *a, const live_state *b)
+{
+    return a->seq && a->seq == b->seq && a->tag == b->tag && a->schema == b->schema;
+}
+
+/* The name that the log gives to the snapshot's state; seq 0 where it has none. */
+static int read_live_state(snapshot *s, live_state *state, char **message)
+{
+    tracked_source *t = s->tracked;
+    *state = (live_state){.schema = t->log.schema};
+    if (!t->log.table || t->asked.not_live)
+        return SQLITE_OK;
+    /* Without a keeper nobody would finalize the statement before the connection closes. */
+    sqlite3_stmt *once = NULL;
+    int keeps = s->connection->watch_keeper != NULL;
+    int rc = storage_last(s->connection->db, &t->log, keeps ? &t->last_entry : &once, state);
+    sqlite3_finalize(once);
+    if (rc == SQLITE_ROW || rc == SQLITE_DONE)
+        return SQLITE_OK;
+    return source_failure(s->connection->db, s->source, rc, message);
+}
+
+/* A version of exactly this state that is known already; NULL if there is none. */
+static index_version *find_version(const snapshot *s, const live_state *now)
+{
+    const tracked_source *t = s->tracked;
+    if (same_live_state(&t->latest_live, now) && t->latest)
+        return index_retain(t->latest);
+    if (same_live_state(&t->draft_live, now) && t->draft)
+        return index_retain(t->draft);
+    return registry_at(t->shared, now);
+}
+
+/* What changes can be counted from: a version whose state is in this snapshot's past. */
+typedef struct fold_point {
+    index_version *version;
+    live_state state;
+} fold_point;
+
+/* Whether a state is in the past of this one, as far as numbers tell. */
+static int may_be_past(const live_state *state, const live_state *now)
+{
+    return state->seq && state->schema == now->schema && state->seq <= now->seq;
+}
+
+/* The last state that a version is known of, up to this one. */
+static live_state last_known(const snapshot *s, const live_state *now)
+{
+    const tracked_source *t = s->tracked;
+    live_state states[REGISTRY_STATES], last = {0};
+    int count = registry_states(t->shared, states);
+    for (int i = 0; i < count; i++) {
+        if (may_be_past(&states[i], now) && states[i].seq > last.seq)
+            last = states[i];
+    }
+    if (may_be_past(&t->latest_live, now) && t->latest_live.seq > last.seq)
+        last = t->latest_live;
+    return last;
+}
+
+static int is_in_log(snapshot *s, const live_state *state, int *has, char **message)
+{
+    int rc = storage_has(s->connection->db, &s->tracked->log, state, has);
+    return rc == SQLITE_OK ? rc : source_failure(s->connection->db, s->source, rc, message);
+}
+
+/*
+** Find the version to count changes from. What was committed once stays in the log
+** until the ring passes over it: where the last state known is not there, the log
+** was cut, or the file is another copy, and older states prove nothing either.
+*/
+static int find_fold_point(snapshot *s, const live_state *now, fold_point *from, char **message)
+{
+    tracked_source *t = s->tracked;
+    int has = 0;
+    *from = (fold_point){0};
+    live_state last = last_known(s, now);
+    if (may_be_past(&t->draft_live, now) && t->draft_live.seq > last.seq) {
+        int rc = is_in_log(s, &t->draft_live, &has, message);
+        if (rc != SQLITE_OK)
+            return rc;
+        if (has && t->draft) { /* not so after a rollback */
+            *from = (fold_point){index_retain(t->draft), t->draft_live};
+            return SQLITE_OK;
+        }
+    }
+    int rc = last.seq ? is_in_log(s, &last, &has, message) : SQLITE_OK;
+    if (rc == SQLITE_OK && has)
+        *from = (fold_point){find_version(s, &last), last};
+    return rc;
+}
+
+/* Fold the changes in since a version that there is. *out is NULL where there is
+** none, or where the log does not tell. */
+static int fold_changes(snapshot *s, const live_state *now, int mid_statement, index_version **out,
+                        char **message)
+{
+    fold_point from;
+    *out = NULL;
+    if (mid_statement && s->tracked->log.is_overtaken)
+        return SQLITE_OK;
+    int rc = find_fold_point(s, now, &from, message);
+    sqlite3_int64 inserted = sqlite3_last_insert_rowid(s->connection->db);
+    if (rc == SQLITE_OK && from.version)
+        rc = build_changes(s, from.version, &from.state, now, mid_statement ? &inserted : NULL, out,
+                           message);
+    index_release(from.version);
+    return rc;
+}
+
+/* ---- making the version ---- */
+
+/* What there is to compare a reading of the whole source with. */
+static index_version *comparison_base(const tracked_source *t, index_version *published)
+{
+    return t->draft ? t->draft : t->latest ? t->latest : published;
+}
+
+/* Whether the log ends before an entry that this snapshot must have, since it was
+** committed before: it was cut, or the file is an older copy. */
+static int went_back(const snapshot *s, const live_state *now)
+{
+    const live_state *seen = &s->tracked->latest_live;
+    return now->seq && ((seen->schema == now->schema && now->seq < seen->seq) ||
+                        (s->published.schema == now->schema && now->seq < s->published.seq));
+}
+
+/* Take over a version of a committed state. */
+static void take_latest(tracked_source *t, index_version *made, const snapshot_state *state)
+{
+    index_version *former = t->latest;
+    t->latest =
+        registry_publish(t->shared, made, state->live.seq ? &state->live : NULL, t->file_stamp);
+    t->latest_live = state->live;
+    t->state = state->file;
+    t->trusted = t->watch != NULL && !t->source.is_volatile;
+    index_release(former);
+    index_release(t->draft);
+    t->draft = NULL;
+    t->draft_live.seq = 0;
+}
+
+/* Find or make the version of a committed state, and share it. The first build is
+** one connection's while the others wait. */
+static int refresh_shared(snapshot *s, const snapshot_state *state, char **message)
 {
     tracked_source *t = s->tracked;
     int rc = SQLITE_OK, has_turn = 0;
@@ -438,21 +489,20 @@ static int refresh_shared(snapshot *s, uint64_t state, char **message)
     uint64_t stamp = 0;
     index_version *published = rc == SQLITE_OK ? registry_current(t->shared, &stamp) : NULL;
     index_version *made = NULL;
-    if (rc == SQLITE_OK && published && t->is_immutable && t->file_stamp &&
-        stamp == t->file_stamp) {
+    if (rc == SQLITE_OK && went_back(s, &state->live)) {
+        registry_forget_states(t->shared);
+    } else if (rc == SQLITE_OK && state->live.seq) {
+        made = find_version(s, &state->live);
+        if (!made)
+            rc = fold_changes(s, &state->live, 0, &made, message);
+    } else if (rc == SQLITE_OK && published && t->is_immutable && t->file_stamp &&
+               stamp == t->file_stamp) {
         made = index_retain(published);
-    } else if (rc == SQLITE_OK) {
-        index_version *base = t->draft ? t->draft : t->latest ? t->latest : published;
-        rc = read_source(s, base, t->asked.strict, &made, message);
     }
-    if (rc == SQLITE_OK) {
-        index_release(t->latest);
-        t->latest = registry_publish(t->shared, made, t->file_stamp);
-        t->state = state;
-        t->trusted = t->watch != NULL && !t->source.is_volatile;
-        index_release(t->draft);
-        t->draft = NULL;
-    }
+    if (rc == SQLITE_OK && !made)
+        rc = build_whole(s, comparison_base(t, published), t->asked.strict, state, &made, message);
+    if (rc == SQLITE_OK)
+        take_latest(t, made, state);
     if (has_turn)
         registry_end_build(t->shared);
     index_release(published);
@@ -460,16 +510,31 @@ static int refresh_shared(snapshot *s, uint64_t state, char **message)
     return rc;
 }
 
-/* Read the source in a state that may never be committed: for this statement
-** alone. Its segments serve the next comparison. */
+/* Find or make the version of a state that may never be committed: for this
+** connection alone. Its segments serve the next one. */
 static int refresh_private(snapshot *s, index_version **out, char **message)
 {
     tracked_source *t = s->tracked;
-    index_version *base = t->draft ? t->draft : t->latest;
-    int rc = read_source(s, base, t->asked.strict, out, message);
-    if (rc == SQLITE_OK) {
+    live_state now;
+    int mid_statement = is_mid_statement(s);
+    int rc = read_live_state(s, &now, message);
+    *out = NULL;
+    if (rc == SQLITE_OK && now.seq && !mid_statement)
+        *out = find_version(s, &now);
+    if (rc == SQLITE_OK && now.seq && !*out)
+        rc = fold_changes(s, &now, mid_statement, out, message);
+    if (rc == SQLITE_OK && !*out) {
+        uint64_t stamp;
+        index_version *published = registry_current(t->shared, &stamp);
+        rc = build_whole(s, comparison_base(t, published), t->asked.strict, NULL, out, message);
+        index_release(published);
+        now.seq = mid_statement && now.seq ? 0 : now.seq;
+    }
+    /* In the middle of a statement the same name may mean another state later on. */
+    if (rc == SQLITE_OK && !(mid_statement && now.seq)) {
         index_version *former = t->draft;
         t->draft = index_retain(*out);
+        t->draft_live = now;
         index_release(former);
     }
     return rc;
@@ -482,13 +547,31 @@ int snapshot_index(snapshot *s, index_version **version, char **message)
     if (!s->version && is_writing(s)) {
         rc = refresh_private(s, &s->version, message);
     } else if (!s->version) {
-        uint64_t state = source_state(s);
-        if (!t->trusted || t->state != state)
-            rc = refresh_shared(s, state, message);
+        snapshot_state state = {.file = source_state(s)};
+        int known = t->trusted && t->state == state.file;
+        if (known && !t->latest)
+            t->latest = registry_at(t->shared, &t->latest_live);
+        if (!known || !t->latest) {
+            rc = read_live_state(s, &state.live, message);
+            if (rc == SQLITE_OK)
+                rc = refresh_shared(s, &state, message);
+        }
         if (rc == SQLITE_OK)
             s->version = index_retain(t->latest);
     }
     *version = s->version;
+    return rc;
+}
+
+int snapshot_index_in_order(snapshot *s, index_version **version, char **message)
+{
+    int rc = snapshot_index(s, version, message);
+    if (rc == SQLITE_OK)
+        rc = index_compact(s->version, snapshot_poll, s, version, message);
+    if (rc == SQLITE_OK) {
+        index_release(s->version);
+        s->version = *version;
+    }
     return rc;
 }
 
@@ -497,7 +580,7 @@ int snapshot_check(snapshot *s, int *equal, char **message)
     index_version *indexed, *read;
     int rc = snapshot_index(s, &indexed, message);
     if (rc == SQLITE_OK)
-        rc = read_source(s, NULL, 1, &read, message);
+        rc = build_whole(s, NULL, 1, NULL, &read, message);
     if (rc == SQLITE_OK) {
         *equal = indexed->rows == read->rows && indexed->fingerprint == read->fingerprint;
         index_release(read);
@@ -511,6 +594,7 @@ void snapshot_forget(snapshot *s)
     index_release(t->latest);
     index_release(t->draft);
     t->latest = t->draft = NULL;
+    t->latest_live.seq = t->draft_live.seq = 0;
     t->trusted = 0;
 }
 

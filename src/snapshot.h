@@ -16,7 +16,8 @@ typedef struct snapshot {
     connection *connection;
     tracked_source *tracked; /* NULL: not open */
     const source *source;
-    sqlite3_stmt *pin; /* stepped once and held: the read transaction */
+    sqlite3_stmt *pin;    /* stepped once and held: the read transaction */
+    live_state published; /* the last that was when the snapshot began; seq 0 if unknown */
     index_version *version;
     const char *columns;  /* of a source_query, for the look-ups; set by the owner */
     sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
@@ -32,9 +33,13 @@ typedef struct snapshot {
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message);
 
 /* Find the version of the index for this snapshot, building what has changed.
-** Some microseconds where nothing has changed since this connection's last
-** search, one read of the source otherwise. Held until the snapshot closes. */
+** Some microseconds where nothing has changed since this connection's last search;
+** otherwise a look-up of each row that changed where the source is live, and one
+** read of it all where it is not. Held until the snapshot closes. */
 int snapshot_index(snapshot *s, index_version **version, char **message);
+
+/* The same in source order: without tails and dead slots. */
+int snapshot_index_in_order(snapshot *s, index_version **version, char **message);
 
 /* Read the whole source and compare it with the index: *equal. A malformed row is
 ** an error that names it, also where strict=off leaves such rows out. */
@@ -62,7 +67,7 @@ int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *c
 
 /* Look now and then, during long work in memory, whether the connection was
 ** interrupted or its progress handler asks to stop. Costs a clock reading, and
-** every 50 ms a small statement. A walk_check. */
+** every 50 ms a small statement. A index_check. */
 int snapshot_poll(void *snapshot, char **message);
 
 /* Step a statement that reads the source, so that a source which reads a faiss

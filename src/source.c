@@ -144,6 +144,7 @@ typedef struct column_pass {
     const char *wanted_id, *wanted_embedding;
     int id, embedding;       /* their places in the source's columns, -1 if not there */
     int id_is_key;           /* it is in the primary key, and of type INTEGER */
+    int integer_key;         /* such a column is there */
     int key_columns;         /* of the primary key */
     int hidden[ROWID_NAMES]; /* a column bears this name of the rowid */
     sqlite3_str *names;      /* of all columns, for a message */
@@ -178,10 +179,12 @@ static int pass_column(sqlite3 *db, source *s, column_pass *pass, sqlite3_stmt *
     for (int i = 0; i < ROWID_NAMES; i++)
         pass->hidden[i] |= sqlite3_stricmp(name, rowid_names[i]) == 0;
     int key = sqlite3_column_int(row, KEY);
+    int is_key = key > 0 && type && sqlite3_stricmp(type, "INTEGER") == 0;
     pass->key_columns += key > 0;
+    pass->integer_key |= is_key;
     if (pass->id < 0 && sqlite3_stricmp(name, pass->wanted_id ? pass->wanted_id : "id") == 0) {
         pass->id = s->column_count;
-        pass->id_is_key = key > 0 && type && sqlite3_stricmp(type, "INTEGER") == 0;
+        pass->id_is_key = is_key;
     }
     if (pass->embedding < 0 &&
         sqlite3_stricmp(name, pass->wanted_embedding ? pass->wanted_embedding : "embedding") == 0)
@@ -289,11 +292,12 @@ static int resolve_columns(sqlite3 *db, source *s, const char *id, const char *e
         rc = source_failure(db, s, rc, message);
     else
         rc = resolve_names(s, &pass, all ? all : "none", message);
-    int alias = s->id && pass.id_is_key && pass.key_columns == 1 && s->kind == SOURCE_ROWID_TABLE;
-    if (rc == SQLITE_OK && alias) {
+    if (rc == SQLITE_OK && pass.integer_key && pass.key_columns == 1 &&
+        s->kind == SOURCE_ROWID_TABLE) {
         int has_index;
         rc = key_has_index(db, s, &has_index);
-        s->id_is_rowid = rc == SQLITE_OK && !has_index;
+        s->has_integer_key = rc == SQLITE_OK && !has_index;
+        s->id_is_rowid |= s->has_integer_key && s->id && pass.id_is_key;
     }
     sqlite3_free(all);
     return rc;
@@ -383,8 +387,8 @@ int source_equal(const source *a, const source *b)
     if (a->kind != b->kind || !same_text(a->schema, b->schema) || !same_text(a->table, b->table) ||
         !same_text(a->id, b->id) || !same_text(a->embedding, b->embedding) ||
         !same_text(a->rowid, b->rowid) || a->id_is_rowid != b->id_is_rowid ||
-        a->is_volatile != b->is_volatile || !same_text(a->id_collation, b->id_collation) ||
-        a->column_count != b->column_count)
+        a->has_integer_key != b->has_integer_key || a->is_volatile != b->is_volatile ||
+        !same_text(a->id_collation, b->id_collation) || a->column_count != b->column_count)
         return 0;
     for (int i = 0; i < a->column_count; i++) {
         if (!same_text(a->columns[i].name, b->columns[i].name) ||
@@ -408,6 +412,7 @@ int source_find_column(const source *s, const char *name)
 static const char *const statement_texts[] = {
     [SOURCE_PIN] = SQL_PIN_SOURCE,
     [SOURCE_READ_ALL] = SQL_READ_ROWS,
+    [SOURCE_READ_REST] = SQL_READ_REST,
     [SOURCE_SCAN] = SQL_SCAN_ROWS,
     [SOURCE_ROW_BY_KEY] = SQL_ROW_BY_KEY,
     [SOURCE_EMBEDDING_BY_KEY] = SQL_EMBEDDING_BY_KEY,
@@ -416,6 +421,8 @@ static const char *const statement_texts[] = {
     [SOURCE_TEST_FILTER] = SQL_TEST_FILTER,
     [SOURCE_EXPLAIN] = SQL_EXPLAIN_SOURCE,
     [SOURCE_FIRST_EMBEDDING] = SQL_FIRST_EMBEDDING,
+    [SOURCE_LOG_CHANGES] = SQL_LOG_CHANGES,
+    [SOURCE_LOG_TOUCHED] = SQL_LOG_TOUCHED,
     [SOURCE_FIRST_ODD_ROW] = SQL_FIRST_ODD_ROW,
 };
 
@@ -428,12 +435,14 @@ int source_prepare(sqlite3 *db, const source *s, source_statement which, const s
     char *id = s->id ? sqlite3_mprintf("s.\"%w\"", s->id) : sqlite3_mprintf("s.%s", s->rowid);
     char *embedding = sqlite3_mprintf("s.\"%w\"", s->embedding);
     char *table = sql_quote_table(s->schema, s->table);
-    char *order = s->rowid ? sqlite3_mprintf("ORDER BY s.%s", s->rowid) : sqlite3_mprintf("");
+    int orders = s->rowid && (which != SOURCE_SCAN || (query && query->in_order));
+    char *order = orders ? sqlite3_mprintf(" ORDER BY s.%s", s->rowid) : sqlite3_mprintf("");
     const char *columns = query && query->columns ? query->columns : "";
     const char *filter = query && query->filter ? query->filter : "";
+    const char *log = query && query->log ? query->log : "";
     char *text =
         sql_text(statement_texts[which], "key", key, "id", id, "embedding", embedding, "source",
-                 table, "order", order, "columns", columns, "filter", filter, NULL);
+                 table, "order", order, "columns", columns, "filter", filter, "log", log, NULL);
     int rc = sql_prepare(db, text, out);
     if (rc != SQLITE_OK)
         rc = source_failure(db, s, rc, message);

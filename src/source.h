@@ -25,10 +25,11 @@ typedef struct source_column {
 typedef struct source {
     source_kind kind;
     char *schema, *table;
-    char *id;          /* column; NULL where the rowid is the id */
-    char *embedding;   /* column */
-    const char *rowid; /* rowid, _rowid_ or oid; NULL where rows have no readable one */
-    int id_is_rowid;   /* the id of a row is its rowid: nothing to look up */
+    char *id;            /* column; NULL where the rowid is the id */
+    char *embedding;     /* column */
+    const char *rowid;   /* rowid, _rowid_ or oid; NULL where rows have no readable one */
+    int has_integer_key; /* an INTEGER PRIMARY KEY: rows keep their rowids for good */
+    int id_is_rowid;     /* the id of a row is its rowid: nothing to look up */
     const char *id_affinity;
     char *id_collation;
     int is_volatile;        /* rows may change without a commit: a virtual table, or a view over
@@ -43,6 +44,7 @@ typedef struct source {
 typedef enum source_statement {
     SOURCE_PIN,              /* holds the snapshot: its one step reads no row */
     SOURCE_READ_ALL,         /* every row, in the order of the source */
+    SOURCE_READ_REST,        /* ?1: a rowid; those behind it */
     SOURCE_SCAN,             /* every row with an embedding that the filter allows */
     SOURCE_ROW_BY_KEY,       /* ?1: a rowid; the embedding is NULL */
     SOURCE_EMBEDDING_BY_KEY, /* ?1: a rowid */
@@ -52,6 +54,8 @@ typedef enum source_statement {
     SOURCE_TEST_FILTER,     /* ?1: a rowid; a row if the filter allows it */
     SOURCE_EXPLAIN,         /* the program that reads it */
     SOURCE_FIRST_EMBEDDING, /* type and length of the first embedding */
+    SOURCE_LOG_CHANGES,     /* ?1: a number; rows that the log names behind it, and … */
+    SOURCE_LOG_TOUCHED,     /* … ?2: one more rowid */
     SOURCE_FIRST_ODD_ROW    /* ?1: a length; id, type and length of a row that differs */
 } source_statement;
 
@@ -61,6 +65,8 @@ enum { SOURCE_COLUMN_KEY, SOURCE_COLUMN_ID, SOURCE_COLUMN_EMBEDDING, SOURCE_COLU
 typedef struct source_query {
     const char *columns; /* ", s.\"a\", s.\"b\"" */
     const char *filter;  /* " AND ...", with parameters from ?2 on */
+    const char *log;     /* "schema"."name_faiss_log" */
+    int in_order;        /* a scan is to give rows in source order */
 } source_query;
 
 /* The schema that a database name means on this connection: a schema of that

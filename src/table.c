@@ -9,6 +9,7 @@
 #include "snapshot.h"
 
 enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
+enum { INTEGRITY_AVAILABLE = 3044000 }; /* xIntegrity; called only from that version on */
 
 /* Declared columns, in this order. */
 enum {
@@ -31,12 +32,6 @@ int table_failure(sqlite3_vtab *base, int rc, char *message)
 }
 
 /* ---- arguments of CREATE VIRTUAL TABLE ---- */
-
-/* What the arguments say; texts are owned. */
-typedef struct arguments {
-    definition definition;
-    const char *schema_asked; /* as written; "main" is the table's own schema */
-} arguments;
 
 static int parse_metric(const char *value, definition *d)
 {
@@ -70,12 +65,24 @@ static int parse_dimension(const char *value, definition *d)
     return 1;
 }
 
+static int parse_switch(const char *value, int *on)
+{
+    *on = sqlite3_stricmp(value, "on") == 0;
+    return *on || sqlite3_stricmp(value, "off") == 0;
+}
+
 static int parse_strict(const char *value, definition *d)
 {
-    int on = sqlite3_stricmp(value, "on") == 0;
-    if (!on && sqlite3_stricmp(value, "off") != 0)
+    return parse_switch(value, &d->strict);
+}
+
+static int parse_live(const char *value, definition *d)
+{
+    int on;
+    if (!parse_switch(value, &on))
         return 0;
-    d->strict = on;
+    d->must_be_live = on;
+    d->not_live = !on;
     return 1;
 }
 
@@ -89,6 +96,7 @@ static const struct option {
     {"embedding", parse_embedding, "a column name"},
     {"dimension", parse_dimension, "a whole number from 1 to 1048576"},
     {"strict", parse_strict, "on or off"},
+    {"live", parse_live, "on or off"},
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
@@ -270,35 +278,75 @@ static int is_faiss_table(const connection *c, const source *s)
     return s->kind == SOURCE_VIRTUAL && connection_find_table(c, s->schema, s->table);
 }
 
-/* Check the source, fill in the column list and make the shadow table. */
-static int create_columns(faiss_table *t, column_list *l, char **message)
+/* Whether the table is to follow its source by a change log: where it can, unless
+** the user says otherwise. */
+static int decide_live(const faiss_table *t, const source *s, int *live, char **message)
+{
+    const definition *d = &t->definition;
+    char *why = NULL;
+    int rc = SQLITE_OK;
+    *live = 0;
+    if (d->not_live)
+        return SQLITE_OK;
+    if (sqlite3_stricmp(s->schema, t->schema) != 0)
+        why = sqlite3_mprintf("it is in another schema than %s", t->name);
+    else
+        rc = storage_obstacle(t->connection->db, s, &why, message);
+    *live = rc == SQLITE_OK && !why;
+    if (rc == SQLITE_OK && !*live && d->must_be_live)
+        rc = set_message(message, sqlite3_mprintf("live=on: %s.%s cannot have a change log: %s",
+                                                  s->schema, s->table, why));
+    sqlite3_free(why);
+    return rc;
+}
+
+/* Find the source and check it. */
+static int find_source(const faiss_table *t, source *s, char **message)
 {
     sqlite3 *db = t->connection->db;
     const definition *d = &t->definition;
-    source s = {0};
     char *schema = NULL;
-    int dimension;
     int rc = source_find_database(db, d->schema, &schema, message);
     t->connection->reading_source++;
     if (rc == SQLITE_OK)
-        rc = source_resolve(db, schema, d->table, d->id, d->embedding, &s, message);
+        rc = source_resolve(db, schema, d->table, d->id, d->embedding, s, message);
     t->connection->reading_source--;
-    if (rc == SQLITE_OK && is_faiss_table(t->connection, &s)) {
-        rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
-                                                  s.schema, s.table));
-    }
-    if (rc == SQLITE_OK)
-        rc = check_name(t->name, s.embedding, message);
-    if (rc == SQLITE_OK)
-        rc = check_rows(t, &s, &dimension, message);
-    if (rc == SQLITE_OK)
-        rc = column_list_of(&s, t->name, l);
-    if (rc == SQLITE_OK) {
-        config_place place = {db, t->schema, t->name};
-        rc = config_create(&place, l, dimension, message);
-    }
-    source_clear(&s);
     sqlite3_free(schema);
+    if (rc == SQLITE_OK && is_faiss_table(t->connection, s)) {
+        rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
+                                                  s->schema, s->table));
+    }
+    return rc == SQLITE_OK ? check_name(t->name, s->embedding, message) : rc;
+}
+
+/* Store what is known of the source, and have its changes logged. */
+typedef int store_settings(const config_place *place, const column_list *l,
+                           const config_settings *settings, char **message);
+
+static int store(faiss_table *t, const source *s, store_settings *put, int anew, column_list *l,
+                 char **message)
+{
+    config_place place = {t->connection->db, t->schema, t->name};
+    config_settings settings = {.source = s->table, .id = s->id, .strict = t->definition.strict};
+    int rc = check_rows(t, s, &settings.dimension, message);
+    if (rc == SQLITE_OK)
+        rc = decide_live(t, s, &settings.live, message);
+    if (rc == SQLITE_OK)
+        rc = column_list_of(s, t->name, l);
+    if (rc == SQLITE_OK)
+        rc = put(&place, l, &settings, message);
+    l->live = settings.live;
+    return rc == SQLITE_OK && settings.live ? storage_arm(place.db, s, anew, message) : rc;
+}
+
+/* Check the source, fill in the column list, make the shadow table and the log. */
+static int create_columns(faiss_table *t, column_list *l, char **message)
+{
+    source s = {0};
+    int rc = find_source(t, &s, message);
+    if (rc == SQLITE_OK)
+        rc = store(t, &s, config_create, 0, l, message);
+    source_clear(&s);
     return rc;
 }
 
@@ -470,13 +518,34 @@ static int table_connect(sqlite3 *db, void *aux, int argc, const char *const *ar
     return table_open(aux, 0, argc, argv, out, message);
 }
 
+/* Take this table's part of the triggers away; with the last one the log goes too. */
+static int remove_log(faiss_table *t, char **message)
+{
+    sqlite3 *db = t->connection->db;
+    source s = {0};
+    char *why = NULL;
+    int rc = find_source(t, &s, &why);
+    if (rc == SQLITE_OK)
+        rc = storage_arm(db, &s, 0, message);
+    else if (rc != SQLITE_NOMEM) /* the source is gone, or not what it was */
+        rc = storage_disarm(db, t->definition.schema, t->definition.table, message);
+    sqlite3_free(why);
+    source_clear(&s);
+    return rc;
+}
+
 static int table_destroy(sqlite3_vtab *base)
 {
     faiss_table *t = (faiss_table *)base;
     config_place place = {t->connection->db, t->schema, t->name};
+    char *message = NULL;
     int rc = config_drop(&place);
+    /* Whatever the settings said: they may be damaged. */
+    if (rc == SQLITE_OK && t->definition.table &&
+        sqlite3_stricmp(t->definition.schema, t->schema) == 0)
+        rc = remove_log(t, &message);
     if (rc != SQLITE_OK)
-        return rc;
+        return table_failure(base, rc, message);
     if (!t->damage)
         connection_forget(t->connection, &t->definition);
     return table_disconnect(base);
@@ -516,6 +585,20 @@ int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
     return table_failure(base, rc, message);
 }
 
+/* 'rebuild' looks at the source anew: its columns, its rows, and the triggers. */
+static int look_again(faiss_table *t, char **message)
+{
+    source s = {0};
+    column_list l = {0};
+    int rc = find_source(t, &s, message);
+    if (rc == SQLITE_OK)
+        rc = store(t, &s, config_refill, 1, &l, message);
+    t->columns.live = rc == SQLITE_OK ? l.live : t->columns.live;
+    column_list_clear(&l);
+    source_clear(&s);
+    return rc;
+}
+
 static int command_rebuild(snapshot *s, char **message)
 {
     index_version *v;
@@ -535,10 +618,8 @@ static int command_integrity_check(snapshot *s, char **message)
 
 static int command_optimize(snapshot *s, char **message)
 {
-    /* An exact index has nothing to train or to compact beyond what building
-    ** does. */
     index_version *v;
-    return snapshot_index(s, &v, message);
+    return snapshot_index_in_order(s, &v, message);
 }
 
 static const struct command {
@@ -563,8 +644,10 @@ static int run_command(faiss_table *t, const char *name, char **message)
                                                     "'optimize' or 'integrity-check')",
                                                     name));
     }
-    snapshot s;
-    int rc = snapshot_open(t->connection, &t->definition, &s, message);
+    snapshot s = {0};
+    int rc = found->run == command_rebuild ? look_again(t, message) : SQLITE_OK;
+    if (rc == SQLITE_OK)
+        rc = snapshot_open(t->connection, &t->definition, &s, message);
     if (rc == SQLITE_OK)
         rc = found->run(&s, message);
     snapshot_close(&s);
@@ -590,27 +673,55 @@ static int table_update(sqlite3_vtab *base, int argc, sqlite3_value **argv, sqli
     return table_failure(base, rc, message);
 }
 
-static const sqlite3_module module = {
-    .iVersion = 3,
-    .xCreate = table_create,
-    .xConnect = table_connect,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xDestroy = table_destroy,
-    .xOpen = cursor_open,
-    .xClose = cursor_close,
-    .xFilter = cursor_filter,
-    .xNext = cursor_next,
-    .xEof = cursor_eof,
-    .xColumn = cursor_column,
-    .xRowid = cursor_rowid,
-    .xUpdate = table_update,
-    .xRename = table_rename,
-    .xShadowName = table_shadow_name,
+/* PRAGMA integrity_check asks each table. Whoever reads the message frees it with
+** sqlite3_free(). What keeps the check from being made is reported as well. */
+static int table_integrity(sqlite3_vtab *base, const char *schema, const char *name, int flags,
+                           char **error)
+{
+    (void)schema;
+    (void)flags;
+    faiss_table *t = (faiss_table *)base;
+    char *message = NULL;
+    int rc = run_command(t, "integrity-check", &message);
+    if (rc == SQLITE_OK || rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT) {
+        sqlite3_free(message);
+        return rc;
+    }
+    *error = sqlite3_mprintf("faiss table %s: %s", name, message ? message : "unknown error");
+    sqlite3_free(message);
+    return *error ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* What a table does in any version of SQLite. */
+#define TABLE_METHODS                                                                           \
+    .xCreate = table_create, .xConnect = table_connect, .xBestIndex = table_best_index,         \
+    .xDisconnect = table_disconnect, .xDestroy = table_destroy, .xOpen = cursor_open,           \
+    .xClose = cursor_close, .xFilter = cursor_filter, .xNext = cursor_next, .xEof = cursor_eof, \
+    .xColumn = cursor_column, .xRowid = cursor_rowid, .xUpdate = table_update,                  \
+    .xRename = table_rename, .xShadowName = table_shadow_name
+
+/* sqlite3_module as it is from SQLite 3.44 on, whatever the header at hand. */
+typedef struct module_with_integrity {
+    sqlite3_module module;
+#if SQLITE_VERSION_NUMBER < 3044000
+    int (*xIntegrity)(sqlite3_vtab *, const char *, const char *, int, char **);
+#endif
+} module_with_integrity;
+
+static const module_with_integrity modern_module = {
+#if SQLITE_VERSION_NUMBER < 3044000
+    .module = {.iVersion = 4, TABLE_METHODS},
+    .xIntegrity = table_integrity,
+#else
+    .module = {.iVersion = 4, TABLE_METHODS, .xIntegrity = table_integrity},
+#endif
 };
+
+static const sqlite3_module module = {.iVersion = 3, TABLE_METHODS};
 
 int table_register(connection *c)
 {
-    return sqlite3_create_module_v2(c->db, "faiss", &module, connection_retain(c),
-                                    connection_release);
+    int checks = sqlite3_libversion_number() >= INTEGRITY_AVAILABLE;
+    return sqlite3_create_module_v2(c->db, "faiss", checks ? &modern_module.module : &module,
+                                    connection_retain(c), connection_release);
 }

@@ -15,10 +15,10 @@ float walk_rank_of(vector_metric metric, float score)
     return isnan(rank) ? INFINITY : rank;
 }
 
-index_hit index_row(const index_version *v, int64_t i)
+index_hit index_row(const index_version *v, int64_t position)
 {
     index_hit hit = {0};
-    index_locate(v, i, &hit.segment, &hit.slot);
+    index_locate(v, position, &hit.segment, &hit.slot);
     hit.key = index_key(v, hit.segment, hit.slot);
     return hit;
 }
@@ -34,7 +34,7 @@ enum { SET_WORD_BITS = 64 };
 
 int row_set_open(row_set *set, const index_version *v)
 {
-    size_t bytes = ((size_t)v->rows / SET_WORD_BITS + 1) * sizeof *set->bits;
+    size_t bytes = ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof *set->bits;
     *set = (row_set){sqlite3_malloc64(bytes), 0};
     if (!set->bits)
         return SQLITE_NOMEM;
@@ -42,15 +42,15 @@ int row_set_open(row_set *set, const index_version *v)
     return SQLITE_OK;
 }
 
-static int row_set_has(const row_set *set, int64_t row)
+static int row_set_has(const row_set *set, int64_t position)
 {
-    return set->bits[row / SET_WORD_BITS] >> (row % SET_WORD_BITS) & 1;
+    return set->bits[position / SET_WORD_BITS] >> (position % SET_WORD_BITS) & 1;
 }
 
-void row_set_add(row_set *set, int64_t row)
+void row_set_add(row_set *set, int64_t position)
 {
-    set->count += !row_set_has(set, row);
-    set->bits[row / SET_WORD_BITS] |= (uint64_t)1 << (row % SET_WORD_BITS);
+    set->count += !row_set_has(set, position);
+    set->bits[position / SET_WORD_BITS] |= (uint64_t)1 << (position % SET_WORD_BITS);
 }
 
 void row_set_close(row_set *set)
@@ -59,18 +59,18 @@ void row_set_close(row_set *set)
     *set = (row_set){0};
 }
 
-/* ---- the first search ---- */
+/* ---- what a walk holds ---- */
 
-/* A row by number, with its score. */
+/* A row by position, with its score. */
 typedef struct ranked_row {
     float score;
-    uint32_t row;
+    uint32_t position;
 } ranked_row;
 
 struct index_walk {
     index_version *version;
     float *query;
-    walk_check *check;
+    index_check *check;
     void *check_argument;
     index_hit *hits;
     int64_t hit_count; /* the nearest rows, in order */
@@ -106,6 +106,86 @@ static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
     return 1;
 }
 
+/* ---- scoring ---- */
+
+/* The rows of one segment that a walk comes to, with their scores. */
+typedef struct scored_slots {
+    float *scores;
+    int64_t *slots; /* where `listed`; else they are 0, 1, ... */
+    int count, listed;
+} scored_slots;
+
+/* Make room for those of any segment. */
+static int scored_slots_open(scored_slots *out, const index_version *v)
+{
+    sqlite3_uint64 largest = 1;
+    for (int s = 0; s < v->segment_count; s++) {
+        if ((sqlite3_uint64)segment_count(v->segments[s]) > largest)
+            largest = (sqlite3_uint64)segment_count(v->segments[s]);
+    }
+    *out = (scored_slots){.scores = sqlite3_malloc64(largest * sizeof *out->scores),
+                          .slots = sqlite3_malloc64(largest * sizeof *out->slots)};
+    return out->scores && out->slots ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static void scored_slots_close(scored_slots *scored)
+{
+    sqlite3_free(scored->scores);
+    sqlite3_free(scored->slots);
+}
+
+static int scored_slot(const scored_slots *scored, int i)
+{
+    return scored->listed ? (int)scored->slots[i] : i;
+}
+
+/* Whether a walk passes over some slots of a segment. */
+static int passes_over(const index_version *v, int s, const row_set *set)
+{
+    return set || v->dead[s];
+}
+
+/* The slots of a segment that are in the set, or that are not dead, in `slots`. */
+static int slots_of_walk(const index_version *v, int s, const row_set *set, int64_t *slots)
+{
+    int count = 0;
+    for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
+        if (set ? row_set_has(set, v->starts[s] + slot) : !index_is_dead(v, s, slot))
+            slots[count++] = slot;
+    }
+    return count;
+}
+
+/* Score the rows of segment `s` that the walk comes to: *count of them, in slots
+** 0, 1, ... or where *slots says. */
+static int score_segment(index_walk *w, int s, const row_set *set, scored_slots *out,
+                         char **message)
+{
+    const index_version *v = w->version;
+    out->listed = passes_over(v, s, set);
+    out->count = out->listed ? slots_of_walk(v, s, set, out->slots) : segment_count(v->segments[s]);
+    return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
+                          out->scores, message);
+}
+
+/* Pick out the rows just scored that are among the nearest k so far. Most are farther than
+** the farthest picked: one comparison tells. */
+static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
+{
+    const index_version *v = w->version;
+    for (int i = 0; i < scored->count; i++) {
+        float score = scored->scores[i];
+        if (w->hit_count == k &&
+            walk_rank_of(v->metric, score) > walk_rank_of(v->metric, w->hits[k - 1].score))
+            continue;
+        int slot = scored_slot(scored, i);
+        index_hit hit = {score, s, slot, index_key(v, s, slot)};
+        hits_insert(w, k, &hit);
+    }
+}
+
+/* ---- the first search ---- */
+
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
     int found; /* rows that FAISS gave */
@@ -140,44 +220,60 @@ static int walk_search(index_walk *w, int k, char **message)
     index_version *v = w->version;
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
     w->hits = sqlite3_malloc64(k * sizeof *w->hits);
-    int rc = answers && w->hits ? SQLITE_OK : SQLITE_NOMEM;
+    scored_slots scored;
+    int rc = scored_slots_open(&scored, v);
+    if (!answers || !w->hits)
+        rc = SQLITE_NOMEM;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        rc = search_segment(w, s, k, &answers[s], message);
+        if (!v->dead[s]) {
+            rc = search_segment(w, s, k, &answers[s], message);
+        } else { /* FAISS would find dead rows */
+            rc = score_segment(w, s, NULL, &scored, message);
+            if (rc == SQLITE_OK)
+                pick(w, k, s, &scored);
+        }
         if (rc == SQLITE_OK)
             rc = walk_check_now(w, message);
     }
     int certain = 1;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        if (v->dead[s])
+            continue;
         int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
         float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
         certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
     }
     if (!certain)
         w->hit_count = 0;
+    scored_slots_close(&scored);
     sqlite3_free(answers);
     return rc;
 }
 
 /* ---- ranking ---- */
 
-/* Rows are numbered in source order, so that numbers break ties as keys do. */
-static int ranked_before(vector_metric metric, const ranked_row *a, const ranked_row *b)
+/* Without tails, positions are in source order and break ties as keys do. */
+static int ranked_before(const index_version *v, const ranked_row *a, const ranked_row *b)
 {
-    float ra = walk_rank_of(metric, a->score), rb = walk_rank_of(metric, b->score);
-    return ra < rb || (ra == rb && a->row < b->row);
+    float ra = walk_rank_of(v->metric, a->score), rb = walk_rank_of(v->metric, b->score);
+    if (ra != rb)
+        return ra < rb;
+    if (v->main_count == v->segment_count)
+        return a->position < b->position;
+    return index_row(v, a->position).key < index_row(v, b->position).key;
 }
 
 static void heap_sink(index_walk *w, int64_t i)
 {
-    vector_metric metric = w->version->metric;
+    const index_version *v = w->version;
     ranked_row moved = w->ranked[i];
     for (;;) {
         int64_t child = 2 * i + 1;
         if (child >= w->left)
             break;
-        if (child + 1 < w->left && ranked_before(metric, &w->ranked[child + 1], &w->ranked[child]))
+        if (child + 1 < w->left && ranked_before(v, &w->ranked[child + 1], &w->ranked[child]))
             child++;
-        if (!ranked_before(metric, &w->ranked[child], &moved))
+        if (!ranked_before(v, &w->ranked[child], &moved))
             break;
         w->ranked[i] = w->ranked[child];
         i = child;
@@ -185,40 +281,17 @@ static void heap_sink(index_walk *w, int64_t i)
     w->ranked[i] = moved;
 }
 
-/* The slots of a segment that are in the set, in `slots`. */
-static int slots_in_set(const index_version *v, int s, const row_set *set, int64_t *slots)
-{
-    int count = 0;
-    for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
-        if (row_set_has(set, v->starts[s] + slot))
-            slots[count++] = slot;
-    }
-    return count;
-}
-
-/* Pick a row out if it is one of the nearest so far. */
-static void pick(index_walk *w, float score, int s, int slot)
-{
-    index_hit hit = {score, s, slot, index_key(w->version, s, slot)};
-    hits_insert(w, SEARCH_MAX_K, &hit);
-}
-
-/* Score the rows of segment `s` that are in the set, and append them. */
-static int rank_segment(index_walk *w, int s, const row_set *set, int64_t *slots, float *scores,
+/* Score the rows of segment `s`, and append them. */
+static int rank_segment(index_walk *w, int s, const row_set *set, scored_slots *scored,
                         char **message)
 {
     const index_version *v = w->version;
-    int count = set ? slots_in_set(v, s, set, slots) : segment_count(v->segments[s]);
-    int rc = segment_scores(v->segments[s], w->query, set ? slots : NULL, count, scores, message);
-    /* Most rows are farther than the farthest picked: one comparison tells. */
-    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-        int slot = set ? (int)slots[i] : i;
-        w->ranked[w->left++] = (ranked_row){scores[i], (uint32_t)(v->starts[s] + slot)};
-        if (w->hits && (w->hit_count < SEARCH_MAX_K ||
-                        walk_rank_of(v->metric, scores[i]) <=
-                            walk_rank_of(v->metric, w->hits[SEARCH_MAX_K - 1].score)))
-            pick(w, scores[i], s, slot);
-    }
+    int rc = score_segment(w, s, set, scored, message);
+    for (int i = 0; rc == SQLITE_OK && i < scored->count; i++)
+        w->ranked[w->left++] =
+            (ranked_row){scored->scores[i], (uint32_t)(v->starts[s] + scored_slot(scored, i))};
+    if (rc == SQLITE_OK && w->hits)
+        pick(w, SEARCH_MAX_K, s, scored);
     return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
 }
 
@@ -226,13 +299,8 @@ static int rank_segment(index_walk *w, int s, const row_set *set, int64_t *slots
 static int walk_score(index_walk *w, const row_set *set, char **message)
 {
     const index_version *v = w->version;
-    int largest = 1;
-    for (int s = 0; s < v->segment_count; s++) {
-        if (segment_count(v->segments[s]) > largest)
-            largest = segment_count(v->segments[s]);
-    }
-    float *scores = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *scores);
-    int64_t *slots = sqlite3_malloc64((sqlite3_uint64)largest * sizeof *slots);
+    scored_slots scored;
+    int rc = scored_slots_open(&scored, v);
     int picks = w->hit_count == 0;
     if (picks)
         w->hits = sqlite3_realloc64(w->hits, SEARCH_MAX_K * sizeof *w->hits);
@@ -240,13 +308,13 @@ static int walk_score(index_walk *w, const row_set *set, char **message)
     if (!picks)
         w->hits = NULL; /* they stay as they are */
     w->ranked = sqlite3_malloc64((sqlite3_uint64)(w->count + 1) * sizeof *w->ranked);
-    int rc = scores && slots && w->ranked && known ? SQLITE_OK : SQLITE_NOMEM;
+    if (!w->ranked || !known)
+        rc = SQLITE_NOMEM;
     w->left = 0;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
-        rc = rank_segment(w, s, set, slots, scores, message);
+        rc = rank_segment(w, s, set, &scored, message);
     w->hits = known;
-    sqlite3_free(scores);
-    sqlite3_free(slots);
+    scored_slots_close(&scored);
     if (rc != SQLITE_OK) {
         sqlite3_free(w->ranked);
         w->ranked = NULL;
@@ -276,11 +344,11 @@ static void walk_take(index_walk *w)
 /* ---- the walk ---- */
 
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
-                     int64_t depth, walk_check *check, void *argument, index_walk **out,
+                     int64_t depth, index_check *check, void *argument, index_walk **out,
                      char **message)
 {
     *out = NULL;
-    if (v->rows > UINT32_MAX) {
+    if (v->slots > UINT32_MAX) {
         return set_message(
             message, sqlite3_mprintf("an index holds at most %lld rows", (long long)UINT32_MAX));
     }
@@ -315,17 +383,17 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 }
 
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    walk_check *check, void *argument, index_walk **out, char **message)
+                    index_check *check, void *argument, index_walk **out, char **message)
 {
     int normalize = v->metric == METRIC_KIND_COSINE;
     return open_walk(v, query, normalize, set, depth, check, argument, out, message);
 }
 
-int index_walk_open_row(index_version *v, int64_t row, int64_t depth, walk_check *check,
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
                         void *argument, index_walk **out, char **message)
 {
     int s, slot;
-    index_locate(v, row, &s, &slot);
+    index_locate(v, position, &s, &slot);
     const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
     return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
 }
@@ -349,7 +417,7 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
     while (w->count - w->left <= i)
         walk_take(w);
     const ranked_row *ranked = &w->ranked[w->count - 1 - i];
-    *hit = index_row(w->version, ranked->row);
+    *hit = index_row(w->version, ranked->position);
     hit->score = ranked->score;
     return SQLITE_ROW;
 }

@@ -8,14 +8,14 @@
 
 #include "index.h"
 
-/* A set of rows of one version, by number. */
+/* A set of rows of one version, by position. */
 typedef struct row_set {
     uint64_t *bits;
     int64_t count; /* rows in the set */
 } row_set;
 
 int row_set_open(row_set *set, const index_version *v); /* empty; SQLITE_OK or SQLITE_NOMEM */
-void row_set_add(row_set *set, int64_t row);
+void row_set_add(row_set *set, int64_t position);
 void row_set_close(row_set *set);
 
 /* One row found. */
@@ -36,16 +36,13 @@ typedef struct index_walk index_walk;
 
 /* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
 ** cannot tell). `query` has the version's dimension and is copied, normalized for
-** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL; it
-** is called about every 4 MB of vectors and ends the search by returning other
-** than SQLITE_OK. */
+** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL. */
 enum { WALK_UNKNOWN = -1 };
-typedef int walk_check(void *argument, char **message);
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    walk_check *check, void *argument, index_walk **out, char **message);
+                    index_check *check, void *argument, index_walk **out, char **message);
 
-/* The same from a row of the index (by number), whose stored vector is the query. */
-int index_walk_open_row(index_version *v, int64_t row, int64_t depth, walk_check *check,
+/* The same from the row at a position, whose stored vector is the query. */
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
                         void *argument, index_walk **out, char **message);
 
 /* The i-th row (from 0); i grows by at most one from call to call, or goes back.
@@ -57,8 +54,8 @@ void index_walk_close(index_walk *w);
 ** product of huge numbers of both signs) comes last. */
 float walk_rank_of(vector_metric metric, float score);
 
-/* The i-th row in source order, 0 <= i < rows; its score is 0. */
-index_hit index_row(const index_version *v, int64_t i);
+/* The row at a position; its score is 0. */
+index_hit index_row(const index_version *v, int64_t position);
 
 /* The i-th value kept with a row found. */
 row_value index_hit_value(const index_version *v, const index_hit *hit, int i);

@@ -581,6 +581,28 @@ class Generator:
         parts = [self.tree(relation, depth - 1) for _ in range(rng.choice((2, 2, 3)))]
         return "(" + word.join(parts) + ")"
 
+    def sides(self, relation, with_k):
+        """An OR of which the search could answer every side, perhaps as one row."""
+        rng = self.rng
+        rows = []
+        if relation.columns["id"].collation == "BINARY":
+            rows.append("id")
+        if relation.table.has_rowid and not (relation.is_search and relation.form == "function"):
+            rows.append("rowid")
+        by_row = bool(rows) and rng.random() < 0.3
+        parts = []
+        for count in (2, *rng.choice(((1,), (2,), (1, 1)))):
+            terms = [self.term(relation, top=False, with_k=with_k)[0] for _ in range(count)]
+            if not with_k and rng.random() < 0.1:
+                terms[0] = self.expression(relation)
+            if by_row:
+                key = rng.choice(rows)
+                value = self.constant(rng.choice(self.column_of(relation, key).pool))
+                terms[rng.randrange(count)] = f"⟨{relation.alias}.{key}⟩ = {value}"
+            parts.append(" AND ".join(terms))
+        rng.shuffle(parts)
+        return f"({' OR '.join(parts)})"
+
     def bound(self, relation):
         """A bound on distance or score."""
         rng = self.rng
@@ -611,7 +633,12 @@ class Generator:
                     continue  # an error, tested elsewhere
                 if with_k and not relation.table.has_rowid:
                     counts = False
-            elif choice < 0.8 or with_k:
+            elif choice < 0.7:
+                text, counts = self.sides(relation, with_k), False
+                marks = MARK.findall(text)
+                if with_k and len(set(marks)) < len(marks):
+                    continue  # SQLite draws conclusions, as `x >= 1` from `x = 1 OR (x > 1 AND y)`
+            elif choice < 0.82 or with_k:
                 text, counts = self.expression(relation, with_k), False
             else:
                 text, counts = self.tree(relation), False
@@ -975,8 +1002,8 @@ class Generator:
         table = rng.choice(self.tables)
         if not table.has_rowid:
             return self.single()
-        a = self.search("a", table, forms=("match", "called"))
-        b = self.search("b", table, forms=("match", "called"))
+        a = self.search("a", table, forms=("match", "called", "equals"))
+        b = self.search("b", table, forms=("match", "called", "equals"))
         kind = rng.choice(("JOIN", ",", "CROSS JOIN", "LEFT JOIN"))
         on = [rng.choice(("⟨a.rowid⟩ = ⟨b.rowid⟩", "⟨b.rowid⟩ = ⟨a.rowid⟩"))]
         if table.id.collation == "BINARY" and rng.random() < 0.5:

@@ -626,6 +626,59 @@ def test_match_or_something_else(docs, source):
             assert sorted(map(int, found)) == expected
 
 
+BESIDE_AN_OR = (
+    "docs_index('[5]') n WHERE",
+    "docs_index n WHERE n.embedding MATCH '[5]' AND",
+    "docs_index n WHERE n.embedding = (SELECT '[5]') AND",
+    "docs_index('[5]', 6) n WHERE",
+    "kept_index n WHERE n.embedding MATCH '[5]' AND n.k = 6 AND",
+    "kept_index('[5]') n WHERE",
+    "docs d JOIN docs_index n ON n.embedding MATCH d.embedding WHERE d.id < 4 AND",
+    "docs_index('[0]') d JOIN docs_index n ON d.id = n.id AND n.embedding MATCH '[5]' WHERE",
+    "docs_index('[0]') d JOIN docs_index('[5]') n USING (id) WHERE",
+    "docs_index n JOIN docs_index d USING (id) WHERE n.embedding = '[5]' AND d.embedding = '[0]' AND",
+    f"docs_index n WHERE {'n.id > 0 AND ' * 14} n.embedding = '[5]' AND",  # the last that may be the vector
+)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 30, 1000])
+def test_an_or_beside_a_vector(memory, count):
+    """SQLite must not run the sides of the OR apart: it would run them without the vector."""
+    columns = "(id INTEGER PRIMARY KEY, u, v, embedding BLOB)"
+    memory.execute(f"CREATE TABLE docs{columns}")
+    memory.execute(f"CREATE TABLE kept{columns} WITHOUT ROWID")
+    for row in range(1, count + 1):
+        memory.execute("INSERT INTO docs VALUES (?, ?, ?, ?)", [row, row % 3, row % 4, vector(row)])
+    memory.execute("INSERT INTO kept SELECT * FROM docs")
+    for source in ("docs", "kept"):
+        memory.execute(f"CREATE VIRTUAL TABLE {source}_index USING faiss(main, {source})")
+        rows(memory, f"SELECT id FROM {source}_index('[1]')")  # the number of rows is known now
+    for beside in BESIDE_AN_OR:
+        for condition in (
+            "n.u = 1 OR n.v >= 2",
+            "n.id = 4 OR n.v = 3",
+            "(n.id = 4 AND n.u = 1) OR (n.id = 7 AND n.v = 3) OR (n.id = 9 AND n.v = 0)",
+            "n.u = 1 OR (n.v >= 2 AND (n.u = 0 OR n.v = 3))",
+            "n.v = n.u + 1 OR (n.id = 4 AND n.u = 1) OR (n.id = 7 AND n.v = 3)",
+            "(n.u = 1 AND n.id > 2 AND n.v >= 0) OR (n.id = 9 AND (n.u = 0 OR n.v = 3))",
+        ):
+            for order in ("n.id", "n.distance, n.id", *["d.distance, n.id"] * beside.count("_index('[0]') d")):
+                sql = f"SELECT n.id FROM {beside} (%s) ORDER BY {order}"
+                expected = rows(memory, sql % f"({condition}) IS TRUE")
+                assert rows(memory, sql % condition) == expected, sql % condition
+                assert "MULTI-INDEX OR" not in plan(memory, sql % condition)
+    for condition in ("n.id = 4 OR n.id >= 7", "(n.id = 4 AND n.id > 2) OR (n.id = 7 AND n.id < 9)"):
+        sql = "SELECT n.id FROM faiss_search('main', 'docs', '[5]') n WHERE (%s) ORDER BY n.distance, n.id"
+        assert rows(memory, sql % condition) == rows(memory, sql % f"({condition}) IS TRUE")
+
+
+def test_the_query_before_plays_no_part(docs):
+    """What the second query is offered looks like a side of an OR in the first."""
+    rows(docs, "SELECT id, k FROM docs_index WHERE embedding MATCH '[0, 0]'")
+    with pytest.raises(sqlite3.Error, match="k can only be compared by ="):
+        rows(docs, "SELECT id, k FROM docs_index WHERE k <= 3 AND embedding MATCH '[0, 0]'")
+
+
 def test_in_is_refused_for_vector_and_k(docs):
     with pytest.raises(sqlite3.Error, match=r"\bk\b"):
         rows(docs, "SELECT id FROM docs_index WHERE embedding MATCH '[0, 0]' AND k IN (1, 3)")

@@ -208,7 +208,8 @@ static void a_bad_row_changes_nothing(void **state)
     index_builder *b;
     char *message = NULL;
     float x[DIMENSION] = {1}, bad[DIMENSION] = {1, NAN}, worse[DIMENSION] = {-INFINITY};
-    assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, NULL, &b), SQLITE_OK);
+    assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, NULL, &b, &message),
+                     SQLITE_OK);
     assert_int_equal(index_builder_row(b, 1, 1, NULL, x, &message), SQLITE_OK);
     assert_int_equal(index_builder_row(b, 2, 2, NULL, bad, &message), SQLITE_MISMATCH);
     assert_int_equal(index_builder_row(b, 3, 3, NULL, worse, &message), SQLITE_MISMATCH);

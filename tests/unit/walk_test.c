@@ -130,7 +130,7 @@ static void infinite_distances_come_last(void **state)
     index_builder *b;
     char *message = NULL;
     static const float values[] = {1e30f, 3, -1e30f, 2};
-    assert_int_equal(index_builder_open(METRIC_KIND_L2, 1, 0, NULL, &b), SQLITE_OK);
+    assert_int_equal(index_builder_open(METRIC_KIND_L2, 1, 0, NULL, &b, &message), SQLITE_OK);
     for (int i = 0; i < 4; i++)
         assert_int_equal(index_builder_row(b, i + 1, (uint64_t)i, NULL, &values[i], &message),
                          SQLITE_OK);

@@ -1,0 +1,2 @@
+-- Before the settings are stored again.
+DELETE FROM {config}

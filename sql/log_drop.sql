@@ -1,0 +1,2 @@
+-- With the last live faiss table of a source.
+DROP TABLE {log}

@@ -1,0 +1,2 @@
+-- Whether an entry that another snapshot had stands in this one.
+SELECT tag FROM {log} WHERE seq = ?1

@@ -1,0 +1,2 @@
+-- Counts the changes of a schema, and VACUUM.
+PRAGMA {schema}.schema_version

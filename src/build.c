@@ -1,0 +1,376 @@
+#include "build.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "delta.h"
+#include "message.h"
+#include "sql_text.h"
+
+enum {
+    CHANGES_SHARE = 4, /* when more than a part of the rows changed, reading all is cheaper … */
+    CHANGES_ALWAYS = 4096 /* … unless they are few in any case */
+};
+
+/* ---- the whole source ---- */
+
+/* A reading that was interrupted. */
+typedef struct partial_reading {
+    index_builder *builder;
+    sqlite3_int64 last_key;
+    int dimension;
+    int64_t left_out;
+    double seconds;
+    snapshot_state state; /* in which it began */
+    uint64_t connection;  /* which knows the state by state.file … */
+    int resolutions;      /* … as long as the source is what it was */
+    uint64_t file_stamp;  /* of an immutable file, else 0 */
+} partial_reading;
+
+/* Reading all rows into a builder. */
+typedef struct reading {
+    snapshot *snapshot;
+    sqlite3_stmt *rows;
+    index_version *base;
+    int strict;
+    partial_reading so_far; /* its builder is NULL until the dimension is known */
+    int value_count;        /* of each row: its id, then the columns that are kept */
+    row_value *values;      /* of the row at hand */
+    char expected[64];
+} reading;
+
+static void partial_free(void *argument)
+{
+    partial_reading *p = argument;
+    index_builder_close(p->builder);
+    sqlite3_free(p);
+}
+
+static void describe_expected(reading *r)
+{
+    sqlite3_snprintf(sizeof r->expected, r->expected, "a BLOB of %d bytes (%d float32)",
+                     r->so_far.dimension * VECTOR_COMPONENT_BYTES, r->so_far.dimension);
+}
+
+static int expect_dimension(reading *r, int dimension, char **message)
+{
+    const tracked_source *t = r->snapshot->tracked;
+    r->so_far.dimension = dimension;
+    describe_expected(r);
+    return index_builder_open(t->asked.metric, dimension, tracked_kept_values(t), r->base,
+                              &r->so_far.builder, message);
+}
+
+/* A row that cannot be indexed: an error, or left out with strict=off. `found`
+** says what it holds and is freed. */
+static int reading_bad_row(reading *r, const row_value *id, char *found, char **message)
+{
+    const tracked_source *t = r->snapshot->tracked;
+    if (r->strict)
+        return source_bad_row(
+            &t->source, sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY), id, found,
+            r->so_far.dimension ? r->expected : "a BLOB of float32 components", message);
+    sqlite3_free(found);
+    r->so_far.left_out++;
+    return SQLITE_OK;
+}
+
+static int read_row(reading *r, char **message)
+{
+    int type = sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING);
+    int64_t key = r->so_far.last_key = sqlite3_column_int64(r->rows, SOURCE_COLUMN_KEY);
+    if (type == SQLITE_NULL)
+        return SQLITE_OK;
+    const row_value *id = r->values;
+    r->values[0] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_ID));
+    for (int i = 1; i < r->value_count; i++)
+        r->values[i] = value_from_sql(sqlite3_column_value(r->rows, SOURCE_COLUMN_FIRST + i - 1));
+    int bytes = type == SQLITE_BLOB || type == SQLITE_TEXT
+                    ? sqlite3_column_bytes(r->rows, SOURCE_COLUMN_EMBEDDING)
+                    : 0;
+    int fits = type == SQLITE_BLOB && bytes > 0 && bytes % VECTOR_COMPONENT_BYTES == 0;
+    if (fits && r->so_far.dimension == 0) {
+        int rc = expect_dimension(r, bytes / VECTOR_COMPONENT_BYTES, message);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    if (!fits || bytes != r->so_far.dimension * VECTOR_COMPONENT_BYTES)
+        return reading_bad_row(r, id, source_describe_value(type, bytes), message);
+    const void *embedding = sqlite3_column_blob(r->rows, SOURCE_COLUMN_EMBEDDING);
+    if (!embedding)
+        return SQLITE_NOMEM;
+    int kept = tracked_kept_values(r->snapshot->tracked);
+    uint64_t hash = index_row_hash(key, r->values, kept, embedding, bytes);
+    int rc = index_builder_row(r->so_far.builder, key, hash, r->values, embedding, message);
+    if (rc == SQLITE_MISMATCH)
+        rc = reading_bad_row(r, id, sqlite3_mprintf("NaN or infinity"), message);
+    return rc;
+}
+
+/* ", s."a", s."b"" for all other columns of the source. */
+static char *all_columns(const source *s)
+{
+    sqlite3_str *columns = sqlite3_str_new(NULL);
+    for (int i = 0; i < s->column_count; i++)
+        sqlite3_str_appendf(columns, ", s.\"%w\"", s->columns[i].name);
+    return sqlite3_str_finish(columns);
+}
+
+/* Prepare reading all rows, or those behind the last key read. */
+static int prepare_reading(reading *r, int goes_on, char **message)
+{
+    snapshot *s = r->snapshot;
+    char *columns = r->value_count > 1 ? all_columns(s->source) : NULL;
+    if (r->value_count > 1 && !columns)
+        return SQLITE_NOMEM;
+    source_query query = {.columns = columns};
+    s->connection->reading_source++;
+    int rc =
+        source_prepare(s->connection->db, s->source, goes_on ? SOURCE_READ_REST : SOURCE_READ_ALL,
+                       &query, &r->rows, message);
+    s->connection->reading_source--;
+    if (rc == SQLITE_OK && goes_on)
+        sqlite3_bind_int64(r->rows, 1, r->so_far.last_key);
+    sqlite3_free(columns);
+    return rc;
+}
+
+/* An index over no rows. */
+static int empty_version(const tracked_source *t, int64_t left_out, index_version **out,
+                         char **message)
+{
+    index_builder *b;
+    int rc = index_builder_open(t->asked.metric, 0, tracked_kept_values(t), NULL, &b, message);
+    if (rc == SQLITE_OK)
+        rc = index_builder_finish(b, left_out, out, message);
+    index_builder_close(b);
+    return rc;
+}
+
+/* ---- going on from an interrupted reading ---- */
+
+/* Whether what was read then is there now, but for what the log names. */
+static int is_usable(const snapshot *s, const partial_reading *p, const snapshot_state *now)
+{
+    const tracked_source *t = s->tracked;
+    if (p->state.live.seq && now->live.seq) {
+        int has;
+        return p->state.live.schema == now->live.schema &&
+               storage_has(s->connection->db, &t->log, &p->state.live, &has) == SQLITE_OK && has;
+    }
+    if (p->file_stamp)
+        return p->file_stamp == t->file_stamp;
+    return p->connection == s->connection->serial && p->resolutions == t->resolutions &&
+           p->state.file == now->file && t->watch && !t->source.is_volatile;
+}
+
+/* Whether other connections can know the state in which a reading began. */
+static int is_known_to_others(const partial_reading *p)
+{
+    return p->state.live.seq || p->file_stamp;
+}
+
+/* What an interrupted reading has left: this connection's own, or one that any
+** connection may go on with. */
+static partial_reading *find_partial(tracked_source *t)
+{
+    partial_reading *own = t->partial;
+    t->partial = NULL;
+    return own ? own : registry_take_partial(t->shared);
+}
+
+/* Take that over. Where it cannot be gone on with it is something to compare with. */
+static int take_partial(reading *r, const snapshot_state *state, int *goes_on, char **message)
+{
+    partial_reading *p = find_partial(r->snapshot->tracked);
+    int rc = SQLITE_OK;
+    *goes_on = 0;
+    if (!p)
+        return SQLITE_OK;
+    if (is_usable(r->snapshot, p, state)) {
+        r->so_far = *p;
+        p->builder = NULL;
+        describe_expected(r);
+        *goes_on = 1;
+    } else if (!r->base) {
+        rc = index_builder_finish(p->builder, p->left_out, &r->base, message);
+    }
+    partial_free(p);
+    return rc;
+}
+
+/* Keep it for the next reading. */
+static void keep_partial(reading *r)
+{
+    tracked_source *t = r->snapshot->tracked;
+    partial_reading *p = sqlite3_malloc64(sizeof *p);
+    if (!p)
+        return;
+    *p = r->so_far;
+    r->so_far.builder = NULL;
+    if (is_known_to_others(p)) {
+        registry_keep_partial(t->shared, p, partial_free);
+    } else {
+        if (t->partial)
+            t->partial_destroy(t->partial);
+        t->partial = p;
+        t->partial_destroy = partial_free;
+    }
+}
+
+/* What is read now was begun in another state: bring it up to this one. */
+static int catch_up(snapshot *s, const live_state *from, const live_state *to, index_version **v,
+                    char **message)
+{
+    index_version *begun = *v, *changed = NULL;
+    if (!from->seq || (from->seq == to->seq && from->tag == to->tag))
+        return SQLITE_OK;
+    *v = NULL;
+    int rc = build_changes(s, begun, from, to, NULL, &changed, message);
+    if (rc == SQLITE_OK && changed)
+        *v = changed;
+    else if (rc == SQLITE_OK)
+        rc = build_whole(s, begun, s->tracked->asked.strict, NULL, v, message);
+    index_release(begun);
+    return rc;
+}
+
+/* ---- */
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static int open_reading(reading *r, const snapshot_state *state, int *goes_on, char **message)
+{
+    tracked_source *t = r->snapshot->tracked;
+    *goes_on = 0;
+    r->value_count = tracked_kept_values(t) ? tracked_kept_values(t) : 1;
+    r->values = sqlite3_malloc64((sqlite3_uint64)r->value_count * sizeof *r->values);
+    if (!r->values)
+        return SQLITE_NOMEM;
+    int rc = SQLITE_OK;
+    if (state) {
+        r->so_far.state = *state;
+        r->so_far.connection = r->snapshot->connection->serial;
+        r->so_far.resolutions = t->resolutions;
+        r->so_far.file_stamp = t->file_stamp;
+        rc = take_partial(r, state, goes_on, message);
+    }
+    if (rc == SQLITE_OK && t->asked.dimension && !r->so_far.builder)
+        rc = expect_dimension(r, t->asked.dimension, message);
+    return rc == SQLITE_OK ? prepare_reading(r, *goes_on, message) : rc;
+}
+
+static int finish_reading(reading *r, const snapshot_state *state, index_version **out,
+                          char **message)
+{
+    tracked_source *t = r->snapshot->tracked;
+    const partial_reading *p = &r->so_far;
+    int rc = p->builder ? index_builder_finish(p->builder, p->left_out, out, message)
+                        : empty_version(t, p->left_out, out, message);
+    if (rc == SQLITE_OK && *out != r->base) {
+        (*out)->build_seconds = p->seconds;
+        if (p->left_out && (!r->base || r->base->left_out != p->left_out)) {
+            sqlite3_log(SQLITE_WARNING, "faiss: %lld rows of %s.%s are malformed and left out",
+                        (long long)p->left_out, t->source.schema, t->source.table);
+        }
+    }
+    if (rc == SQLITE_OK && state)
+        rc = catch_up(r->snapshot, &p->state.live, &state->live, out, message);
+    return rc;
+}
+
+int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
+                index_version **out, char **message)
+{
+    *out = NULL;
+    reading r = {.snapshot = s, .base = index_retain(base), .strict = strict};
+    double begin = seconds_now();
+    int goes_on;
+    if (!s->source->rowid)
+        state = NULL;
+    int rc = open_reading(&r, state, &goes_on, message);
+    while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW)
+        rc = read_row(&r, message);
+    r.so_far.seconds += seconds_now() - begin;
+    if (rc == SQLITE_DONE)
+        rc = finish_reading(&r, state, out, message);
+    else if (rc == SQLITE_INTERRUPT && state && r.so_far.builder)
+        keep_partial(&r);
+    else if (rc != SQLITE_OK && !*message)
+        rc = source_failure(s->connection->db, s->source, rc, message);
+    sqlite3_finalize(r.rows);
+    index_builder_close(r.so_far.builder);
+    index_release(r.base);
+    sqlite3_free(r.values);
+    return rc;
+}
+
+/* ---- what changed ---- */
+
+/* Hand the row that the statement stands on to the delta. SQLITE_MISMATCH for one
+** that is malformed. */
+static int read_change(index_delta *d, sqlite3_stmt *rows, int dimension, char **message)
+{
+    sqlite3_int64 key = sqlite3_column_int64(rows, SOURCE_COLUMN_KEY);
+    int type = sqlite3_column_type(rows, SOURCE_COLUMN_EMBEDDING);
+    if (!sqlite3_column_int(rows, STORAGE_COLUMN_PRESENT) || type == SQLITE_NULL)
+        return index_delta_row(d, key, 0, NULL, message);
+    int bytes = type == SQLITE_BLOB ? sqlite3_column_bytes(rows, SOURCE_COLUMN_EMBEDDING) : 0;
+    if (bytes != dimension * VECTOR_COMPONENT_BYTES)
+        return SQLITE_MISMATCH;
+    const void *embedding = sqlite3_column_blob(rows, SOURCE_COLUMN_EMBEDDING);
+    if (!embedding)
+        return SQLITE_NOMEM;
+    return index_delta_row(d, key, index_row_hash(key, NULL, 0, embedding, bytes), embedding,
+                           message);
+}
+
+static int read_changes(snapshot *s, index_version *base, sqlite3_stmt *rows, index_version **out,
+                        char **message)
+{
+    index_delta *d;
+    int rc = index_delta_open(base, base->dimension, &d);
+    while (rc == SQLITE_OK && (rc = snapshot_step(s, rows)) == SQLITE_ROW)
+        rc = read_change(d, rows, base->dimension, message);
+    if (rc == SQLITE_DONE)
+        rc = index_delta_finish(d, out, message);
+    else if (rc != SQLITE_OK && rc != SQLITE_MISMATCH && !*message)
+        rc = source_failure(s->connection->db, s->source, rc, message);
+    index_delta_close(d);
+    return rc;
+}
+
+int build_changes(snapshot *s, index_version *base, const live_state *from, const live_state *to,
+                  const sqlite3_int64 *inserted, index_version **out, char **message)
+{
+    *out = NULL;
+    sqlite3_int64 entries = to->seq - from->seq;
+    int many = entries > CHANGES_ALWAYS && entries > base->rows / CHANGES_SHARE;
+    /* Without rows the dimension is to be found; with malformed ones, which of them
+    ** the log names is not known. */
+    if (many || base->rows == 0 || base->left_out || entries < 0)
+        return SQLITE_OK;
+    sqlite3_stmt *rows;
+    int complete;
+    int rc = storage_changes(s->connection->db, s->source, &s->tracked->log, from->seq, to->seq,
+                             inserted, &rows, &complete, message);
+    if (rc != SQLITE_OK || !complete)
+        return rc;
+    index_version *changed = NULL;
+    rc = read_changes(s, base, rows, &changed, message);
+    sqlite3_finalize(rows);
+    if (rc == SQLITE_MISMATCH) /* reading it all says which row, or leaves it out */
+        return SQLITE_OK;
+    if (rc == SQLITE_OK && index_is_fragmented(changed)) {
+        rc = index_compact(changed, snapshot_poll, s, out, message);
+        index_release(changed);
+    } else {
+        *out = changed;
+    }
+    return rc;
+}

@@ -1,0 +1,29 @@
+/*
+** Making a version of an index from what one snapshot shows: by reading the whole
+** source and comparing it with a former version, or by reading only the rows that
+** its change log names.
+*/
+#ifndef BUILD_H
+#define BUILD_H
+
+#include "snapshot.h"
+
+/* What names the state of a committed snapshot, as far as anything does. */
+typedef struct snapshot_state {
+    uint64_t file;   /* what this connection knows the state by */
+    live_state live; /* of the log; seq 0 without one */
+} snapshot_state;
+
+/* Read the whole source. *out is `base` itself where the rows are the same; base may
+** be NULL. Where `state` is given, a reading that is interrupted is kept in the registry, and
+** the next one goes on from it. With `strict` a malformed row is an error. */
+int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
+                index_version **out, char **message);
+
+/* Read the rows that the log names behind `from`, whose version is `base`, up to its last entry
+** `to`. `inserted` may be NULL: one more row to look at. *out is NULL where that
+** cannot be done and the whole source must be read. */
+int build_changes(snapshot *s, index_version *base, const live_state *from, const live_state *to,
+                  const sqlite3_int64 *inserted, index_version **out, char **message);
+
+#endif

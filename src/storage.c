@@ -1,0 +1,704 @@
+#include "storage.h"
+
+#include <string.h>
+
+#include "index.h"
+#include "message.h"
+#include "sql_text.h"
+
+enum { INSERT_TRIGGER = 0, TRIGGERS_MOST = 6 }; /* in the order of list_triggers() */
+
+/* The triggers that a source should have. */
+typedef struct trigger_list {
+    char *names[TRIGGERS_MOST];
+    char *bodies[TRIGGERS_MOST]; /* all that comes behind CREATE TRIGGER; NULL: nothing to do */
+    int count;
+} trigger_list;
+
+/* What the triggers are made from. Texts are owned. */
+typedef struct trigger_parts {
+    const source *source;
+    char *table, *log, *trim; /* names quoted, without the schema; the end of every body */
+    int participants;
+    int any_update;       /* an embedding or an id is generated */
+    sqlite3_str *columns; /* of UPDATE OF: "a", "b" */
+    sqlite3_str *checks;  /* statements that refuse malformed embeddings */
+    sqlite3_str *insert_victims, *update_victims;
+    sqlite3_str *unique_columns;
+    char *obstacle;
+} trigger_parts;
+
+static char *name_of(const source *s, const char *suffix)
+{
+    return sqlite3_mprintf("%s_faiss_%s", s->table, suffix);
+}
+
+/* ---- the faiss tables over a source ---- */
+
+/* Whether a list of quoted names has this one. */
+static int has_name(sqlite3_str *list, const char *name)
+{
+    char *quoted = sql_quote(name);
+    const char *text = sqlite3_str_value(list);
+    int has = quoted && text && strstr(text, quoted);
+    sqlite3_free(quoted);
+    return has;
+}
+
+static void add_name(sqlite3_str *list, const char *name)
+{
+    if (!has_name(list, name))
+        sqlite3_str_appendf(list, "%s\"%w\"", sqlite3_str_length(list) ? ", " : "", name);
+}
+
+static int is_generated(sqlite3 *db, const source *s, const char *column)
+{
+    sqlite3_stmt *pragma;
+    int generated = 0;
+    if (sqlite3_prepare_v2(db, SQL_GENERATED_COLUMN, -1, &pragma, NULL) == SQLITE_OK) {
+        sqlite3_bind_text(pragma, 1, s->table, -1, SQLITE_STATIC);
+        sqlite3_bind_text(pragma, 2, s->schema, -1, SQLITE_STATIC);
+        sqlite3_bind_text(pragma, 3, column, -1, SQLITE_STATIC);
+        generated = sqlite3_step(pragma) == SQLITE_ROW && sqlite3_column_int(pragma, 0);
+    }
+    sqlite3_finalize(pragma);
+    return generated;
+}
+
+/* Append the statement that refuses malformed embeddings. */
+static int add_check(trigger_parts *p, const char *embedding, int dimension)
+{
+    int bytes = dimension * VECTOR_COMPONENT_BYTES;
+    char *column = sql_quote(embedding);
+    char *expected = dimension
+                         ? sqlite3_mprintf("%s.%s must be NULL or a BLOB of %d bytes (%d float32)",
+                                           p->source->table, embedding, bytes, dimension)
+                         : sqlite3_mprintf("%s.%s must be NULL or a BLOB of float32 components",
+                                           p->source->table, embedding);
+    char *text = expected ? sqlite3_mprintf("%Q", expected) : NULL;
+    char *length = dimension ? sqlite3_mprintf("length(NEW.%s) = %d", column, bytes)
+                             : sqlite3_mprintf("length(NEW.%s) %% 4 = 0 AND length(NEW.%s) > 0",
+                                               column, column);
+    char *check =
+        sql_text(SQL_TRIGGER_CHECK, "text", text, "embedding", column, "length", length, NULL);
+    int rc = check ? SQLITE_OK : SQLITE_NOMEM;
+    const char *present = sqlite3_str_value(p->checks);
+    if (check && !(present && strstr(present, check)))
+        sqlite3_str_appendf(p->checks, "%s ", check);
+    sqlite3_free(check);
+    sqlite3_free(length);
+    sqlite3_free(text);
+    sqlite3_free(expected);
+    sqlite3_free(column);
+    return rc;
+}
+
+/* Take in a faiss table, if its settings say that it is live and over this source. */
+static int add_participant(sqlite3 *db, trigger_parts *p, const char *config)
+{
+    enum { SOURCE, ID, EMBEDDING, DIMENSION, STRICT, LIVE };
+    char *table = sql_quote_table(p->source->schema, config);
+    sqlite3_stmt *settings;
+    int rc = sql_prepare(db, sql_text(SQL_PARTICIPANT, "config", table, NULL), &settings);
+    sqlite3_free(table);
+    if (rc != SQLITE_OK)
+        return rc == SQLITE_NOMEM ? rc : SQLITE_OK; /* some other table */
+    if (sqlite3_step(settings) == SQLITE_ROW) {
+        const char *over = (const char *)sqlite3_column_text(settings, SOURCE);
+        const char *id = (const char *)sqlite3_column_text(settings, ID);
+        const char *embedding = (const char *)sqlite3_column_text(settings, EMBEDDING);
+        int is_live = sqlite3_column_int(settings, LIVE);
+        if (over && embedding && is_live && sqlite3_stricmp(over, p->source->table) == 0) {
+            p->participants++;
+            add_name(p->columns, embedding);
+            p->any_update |= is_generated(db, p->source, embedding);
+            if (id && *id) {
+                add_name(p->columns, id);
+                p->any_update |= is_generated(db, p->source, id);
+            }
+            if (sqlite3_column_int(settings, STRICT))
+                rc = add_check(p, embedding, sqlite3_column_int(settings, DIMENSION));
+        }
+    }
+    sqlite3_finalize(settings);
+    return rc;
+}
+
+static int gather_participants(sqlite3 *db, trigger_parts *p)
+{
+    char *schema = sql_quote(p->source->schema);
+    sqlite3_stmt *list;
+    int rc = sql_prepare(db, sql_text(SQL_CONFIG_TABLES, "schema", schema, NULL), &list);
+    sqlite3_free(schema);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(list)) == SQLITE_ROW) {
+        const char *name = (const char *)sqlite3_column_text(list, 0);
+        rc = name ? add_participant(db, p, name) : SQLITE_NOMEM;
+    }
+    int finalized = sqlite3_finalize(list);
+    return rc == SQLITE_DONE ? finalized : rc;
+}
+
+/* ---- UNIQUE indexes ---- */
+
+/* The condition under which one index finds a row that a new one replaces. */
+typedef struct conflict {
+    char *index;
+    sqlite3_str *condition;
+} conflict;
+
+static int add_victims(trigger_parts *p, conflict *c)
+{
+    char *condition = c->condition ? sqlite3_str_finish(c->condition) : NULL;
+    const char *rowid = p->source->rowid;
+    int rc = SQLITE_OK;
+    if (c->index && !condition && !p->obstacle) {
+        p->obstacle = sqlite3_mprintf("the UNIQUE index %s is on an expression", c->index);
+        rc = p->obstacle ? SQLITE_OK : SQLITE_NOMEM;
+    } else if (condition) {
+        char *others = sqlite3_mprintf("%s AND s.%s <> OLD.%s", condition, rowid, rowid);
+        char *insert = sql_text(SQL_TRIGGER_VICTIMS, "log", p->log, "rowid", rowid, "table",
+                                p->table, "conflict", condition, NULL);
+        char *update = sql_text(SQL_TRIGGER_VICTIMS, "log", p->log, "rowid", rowid, "table",
+                                p->table, "conflict", others, NULL);
+        rc = insert && update ? SQLITE_OK : SQLITE_NOMEM;
+        if (rc == SQLITE_OK) {
+            sqlite3_str_appendf(p->insert_victims, "%s ", insert);
+            sqlite3_str_appendf(p->update_victims, "%s ", update);
+        }
+        sqlite3_free(others);
+        sqlite3_free(insert);
+        sqlite3_free(update);
+    }
+    sqlite3_free(condition);
+    sqlite3_free(c->index);
+    *c = (conflict){0};
+    return rc;
+}
+
+static void add_conflict_column(trigger_parts *p, conflict *c, sqlite3_stmt *row)
+{
+    enum { INDEX, CID, NAME, COLLATION, DEFAULT };
+    const char *name = (const char *)sqlite3_column_text(row, NAME);
+    const char *collation = (const char *)sqlite3_column_text(row, COLLATION);
+    const char *otherwise = (const char *)sqlite3_column_text(row, DEFAULT);
+    if (sqlite3_column_int(row, CID) < 0 || !name)
+        return; /* an expression, or the rowid: more rows are found without it */
+    if (!c->condition)
+        c->condition = sqlite3_str_new(NULL);
+    else
+        sqlite3_str_appendall(c->condition, " AND ");
+    if (otherwise)
+        sqlite3_str_appendf(c->condition, "s.\"%w\" = coalesce(NEW.\"%w\", %s)", name, name,
+                            otherwise);
+    else
+        sqlite3_str_appendf(c->condition, "s.\"%w\" = NEW.\"%w\"", name, name);
+    sqlite3_str_appendf(c->condition, " COLLATE \"%w\"", collation ? collation : "BINARY");
+    add_name(p->unique_columns, name);
+}
+
+static int gather_conflicts(sqlite3 *db, trigger_parts *p)
+{
+    sqlite3_stmt *columns;
+    conflict c = {0};
+    int rc = sqlite3_prepare_v2(db, SQL_UNIQUE_COLUMNS, -1, &columns, NULL);
+    sqlite3_bind_text(columns, 1, p->source->table, -1, SQLITE_STATIC);
+    sqlite3_bind_text(columns, 2, p->source->schema, -1, SQLITE_STATIC);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(columns)) == SQLITE_ROW) {
+        const char *index = (const char *)sqlite3_column_text(columns, 0);
+        rc = index ? SQLITE_OK : SQLITE_NOMEM;
+        if (rc == SQLITE_OK && !(c.index && strcmp(c.index, index) == 0)) {
+            rc = add_victims(p, &c);
+            c.index = sqlite3_mprintf("%s", index);
+        }
+        if (rc == SQLITE_OK)
+            add_conflict_column(p, &c, columns);
+    }
+    int finalized = sqlite3_finalize(columns);
+    rc = rc == SQLITE_DONE ? finalized : rc;
+    int added = add_victims(p, &c);
+    return rc == SQLITE_OK ? added : rc;
+}
+
+/* ---- the triggers ---- */
+
+static void parts_clear(trigger_parts *p)
+{
+    sqlite3_free(p->table);
+    sqlite3_free(p->log);
+    sqlite3_free(p->trim);
+    sqlite3_free(sqlite3_str_finish(p->columns));
+    sqlite3_free(sqlite3_str_finish(p->checks));
+    sqlite3_free(sqlite3_str_finish(p->insert_victims));
+    sqlite3_free(sqlite3_str_finish(p->update_victims));
+    sqlite3_free(sqlite3_str_finish(p->unique_columns));
+    sqlite3_free(p->obstacle);
+}
+
+static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
+{
+    char *log = name_of(s, "log");
+    *p = (trigger_parts){.source = s,
+                         .table = sql_quote(s->table),
+                         .log = log ? sql_quote(log) : NULL,
+                         .columns = sqlite3_str_new(NULL),
+                         .checks = sqlite3_str_new(NULL),
+                         .insert_victims = sqlite3_str_new(NULL),
+                         .update_victims = sqlite3_str_new(NULL),
+                         .unique_columns = sqlite3_str_new(NULL)};
+    sqlite3_free(log);
+    p->trim = sql_text(SQL_TRIGGER_TRIM, "log", p->log, NULL);
+    int rc = p->table && p->log && p->trim ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK)
+        rc = gather_participants(db, p);
+    if (rc == SQLITE_OK && p->participants)
+        rc = gather_conflicts(db, p);
+    return rc;
+}
+
+/* " OF "a", "b"", or nothing for all columns. */
+static char *update_of(sqlite3_str *columns)
+{
+    return columns ? sqlite3_mprintf(" OF %s", sqlite3_str_value(columns)) : sqlite3_mprintf("");
+}
+
+/* Add a trigger, or only its name where `columns` or `victims` are empty. */
+static int add_trigger(trigger_list *list, const trigger_parts *p, const char *suffix,
+                       const char *template, sqlite3_str *columns, sqlite3_str *victims)
+{
+    int i = list->count++;
+    list->names[i] = name_of(p->source, suffix);
+    if (victims && !sqlite3_str_length(victims))
+        return list->names[i] ? SQLITE_OK : SQLITE_NOMEM;
+    char *name = list->names[i] ? sql_quote(list->names[i]) : NULL;
+    char *of = update_of(columns);
+    const char *checks = sqlite3_str_length(p->checks) ? sqlite3_str_value(p->checks) : "";
+    list->bodies[i] = sql_text(template, "name", name, "table", p->table, "log", p->log, "rowid",
+                               p->source->rowid, "checks", checks, "columns", of, "victims",
+                               victims ? sqlite3_str_value(victims) : "", "trim", p->trim, NULL);
+    sqlite3_free(name);
+    sqlite3_free(of);
+    return list->bodies[i] ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int list_triggers(const trigger_parts *p, trigger_list *list)
+{
+    *list = (trigger_list){0};
+    int rc = add_trigger(list, p, "insert", SQL_TRIGGER_INSERT, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = add_trigger(list, p, "replace", SQL_TRIGGER_REPLACE, NULL, p->insert_victims);
+    if (rc == SQLITE_OK)
+        rc = add_trigger(list, p, "delete", SQL_TRIGGER_DELETE, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = add_trigger(list, p, "update", SQL_TRIGGER_UPDATE, p->any_update ? NULL : p->columns,
+                         NULL);
+    if (rc == SQLITE_OK)
+        rc = add_trigger(list, p, "conflict", SQL_TRIGGER_CONFLICT, p->unique_columns,
+                         p->update_victims);
+    if (rc == SQLITE_OK)
+        rc = add_trigger(list, p, "move", SQL_TRIGGER_MOVE, NULL, NULL);
+    return rc;
+}
+
+static void trigger_list_clear(trigger_list *list)
+{
+    for (int i = 0; i < list->count; i++) {
+        sqlite3_free(list->names[i]);
+        sqlite3_free(list->bodies[i]);
+    }
+    *list = (trigger_list){0};
+}
+
+static int find_trigger(const trigger_list *list, const char *name)
+{
+    for (int i = 0; i < list->count; i++) {
+        if (sqlite3_stricmp(list->names[i], name) == 0)
+            return i;
+    }
+    return -1;
+}
+
+/* ---- looking ---- */
+
+void change_log_clear(change_log *log)
+{
+    sqlite3_free(log->table);
+    sqlite3_free(log->why);
+    *log = (change_log){0};
+}
+
+static int not_live(change_log *log, char *why)
+{
+    sqlite3_free(log->why);
+    log->why = why;
+    return why ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* Without an INTEGER PRIMARY KEY, VACUUM gives rows other rowids and no trigger
+** fires: the count of schema changes, which VACUUM raises, is part of the state. */
+static int add_schema_version(sqlite3 *db, const source *s, uint64_t *state)
+{
+    if (s->has_integer_key)
+        return SQLITE_OK;
+    char *schema = sql_quote(s->schema);
+    sqlite3_stmt *pragma;
+    int rc = sql_prepare(db, sql_text(SQL_SCHEMA_VERSION, "schema", schema, NULL), &pragma);
+    sqlite3_free(schema);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(pragma)) == SQLITE_ROW) {
+        sqlite3_int64 version = sqlite3_column_int64(pragma, 0);
+        *state = index_row_hash((int64_t)*state, NULL, 0, &version, sizeof version);
+    }
+    int finalized = sqlite3_finalize(pragma);
+    return rc == SQLITE_ROW ? finalized : rc;
+}
+
+/* Compare one object of the schema with what should be there, and add it to the
+** fingerprint. `found` and `newest` take the places of our triggers and of the
+** last one that is the user's. */
+static int inspect_object(change_log *log, const trigger_list *expected, sqlite3_int64 *found,
+                          sqlite3_int64 *newest, sqlite3_stmt *row)
+{
+    enum { TYPE, NAME, ROWID, ROOT_PAGE, SQL };
+    const char *type = (const char *)sqlite3_column_text(row, TYPE);
+    const char *name = (const char *)sqlite3_column_text(row, NAME);
+    const char *sql = (const char *)sqlite3_column_text(row, SQL);
+    if (!type || !name || !sql)
+        return SQLITE_NOMEM;
+    int trigger = strcmp(type, "trigger") == 0 ? find_trigger(expected, name) : -1;
+    if (strcmp(type, "trigger") == 0 && trigger < 0) { /* the user's own */
+        if (sqlite3_column_int64(row, ROWID) > *newest)
+            *newest = sqlite3_column_int64(row, ROWID);
+        return SQLITE_OK;
+    }
+    const char *const prefix = "CREATE TRIGGER ";
+    if (trigger >= 0) {
+        found[trigger] = sqlite3_column_int64(row, ROWID);
+        const char *body = expected->bodies[trigger];
+        if (!body || strncmp(sql, prefix, strlen(prefix)) != 0 ||
+            strcmp(sql + strlen(prefix), body) != 0)
+            return not_live(log, sqlite3_mprintf("the trigger %s does not fit the columns and "
+                                                 "indexes as they are now: 'rebuild' makes it anew",
+                                                 name));
+    }
+    sqlite3_int64 place[2] = {sqlite3_column_int64(row, ROWID),
+                              sqlite3_column_int64(row, ROOT_PAGE)};
+    uint64_t state = index_row_hash((int64_t)log->schema, NULL, 0, place, sizeof place);
+    log->schema = index_row_hash((int64_t)state, NULL, 0, sql, (int)strlen(sql));
+    return SQLITE_OK;
+}
+
+static int has_temporary_trigger(sqlite3 *db, const source *s)
+{
+    sqlite3_stmt *triggers;
+    int has = 0;
+    if (sqlite3_db_readonly(db, "temp") < 0)
+        return 0; /* there is no temporary schema, and looking would make one */
+    if (sqlite3_prepare_v2(db, SQL_TEMPORARY_TRIGGERS, -1, &triggers, NULL) == SQLITE_OK) {
+        sqlite3_bind_text(triggers, 1, s->table, -1, SQLITE_STATIC);
+        has = sqlite3_step(triggers) == SQLITE_ROW;
+    }
+    sqlite3_finalize(triggers);
+    return has;
+}
+
+static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expected,
+                          change_log *log)
+{
+    sqlite3_int64 found[TRIGGERS_MOST] = {0}, newest = 0;
+    char *schema = sql_quote(s->schema), *table = sqlite3_mprintf("%Q", s->table);
+    sqlite3_stmt *objects;
+    int rc = sql_prepare(db, sql_text(SQL_SCHEMA_OBJECTS, "schema", schema, "table", table, NULL),
+                         &objects);
+    sqlite3_free(schema);
+    sqlite3_free(table);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(objects)) == SQLITE_ROW)
+        rc = inspect_object(log, expected, found, &newest, objects);
+    int finalized = sqlite3_finalize(objects);
+    rc = rc == SQLITE_DONE ? finalized : rc;
+    for (int i = 0; rc == SQLITE_OK && i < expected->count; i++) {
+        if (expected->bodies[i] && !found[i])
+            rc = not_live(log, sqlite3_mprintf("the trigger %s is missing: 'rebuild' makes it anew",
+                                               expected->names[i]));
+    }
+    log->is_overtaken = newest > found[INSERT_TRIGGER] || has_temporary_trigger(db, s);
+    return rc == SQLITE_OK ? add_schema_version(db, s, &log->schema) : rc;
+}
+
+/* What keeps a source of this kind from having a log; NULL for nothing. */
+static const char *obstacle_of_kind(const source *s)
+{
+    switch (s->kind) {
+    case SOURCE_ROWID_TABLE:
+        return NULL;
+    case SOURCE_WITHOUT_ROWID:
+        return "it is a table without a rowid";
+    case SOURCE_VIEW:
+        return "it is a view";
+    default:
+        return "it is a virtual table";
+    }
+}
+
+static int log_exists(sqlite3 *db, const change_log *log)
+{
+    sqlite3_stmt *statement;
+    int rc = sql_prepare(db, sql_text(SQL_LOG_LAST, "log", log->table, NULL), &statement);
+    sqlite3_finalize(statement);
+    return rc == SQLITE_OK;
+}
+
+int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **message)
+{
+    *out = (change_log){0};
+    const char *kind = obstacle_of_kind(s);
+    if (kind)
+        return not_live(out, sqlite3_mprintf("%s", kind));
+    trigger_parts p;
+    trigger_list expected = {0};
+    int rc = parts_gather(db, s, &p);
+    if (rc == SQLITE_OK && !p.participants)
+        rc = not_live(out, sqlite3_mprintf("no live faiss table in its own schema is over it"));
+    else if (rc == SQLITE_OK && p.obstacle)
+        rc = not_live(out, sqlite3_mprintf("%s", p.obstacle));
+    else if (rc == SQLITE_OK && !has_name(p.columns, s->embedding))
+        rc = not_live(out,
+                      sqlite3_mprintf("no live faiss table is over its column %s", s->embedding));
+    if (rc == SQLITE_OK && !out->why)
+        rc = list_triggers(&p, &expected);
+    if (rc == SQLITE_OK && !out->why)
+        rc = inspect_schema(db, s, &expected, out);
+    if (rc == SQLITE_OK && !out->why) {
+        char *log = name_of(s, "log");
+        out->table = log ? sql_quote_table(s->schema, log) : NULL;
+        rc = out->table ? SQLITE_OK : SQLITE_NOMEM;
+        if (rc == SQLITE_OK && !log_exists(db, out))
+            rc = not_live(out, sqlite3_mprintf("its change log %s is missing: 'rebuild' makes it "
+                                               "anew",
+                                               log));
+        sqlite3_free(log);
+    }
+    if (out->why) {
+        sqlite3_free(out->table);
+        out->table = NULL;
+    }
+    trigger_list_clear(&expected);
+    parts_clear(&p);
+    if (rc != SQLITE_OK)
+        change_log_clear(out);
+    return rc == SQLITE_OK || *message ? rc : source_failure(db, s, rc, message);
+}
+
+int storage_obstacle(sqlite3 *db, const source *s, char **why, char **message)
+{
+    const char *kind = obstacle_of_kind(s);
+    *why = kind ? sqlite3_mprintf("%s", kind) : NULL;
+    if (kind)
+        return *why ? SQLITE_OK : SQLITE_NOMEM;
+    trigger_parts p;
+    int rc = parts_gather(db, s, &p);
+    if (rc == SQLITE_OK)
+        rc = gather_conflicts(db, &p);
+    *why = p.obstacle;
+    p.obstacle = NULL;
+    parts_clear(&p);
+    return rc == SQLITE_OK ? rc : source_failure(db, s, rc, message);
+}
+
+/* ---- making and removing ---- */
+
+/* What stands where the log would: SQLITE_DONE for nothing, SQLITE_ROW for a change log,
+** or an error: a table of the user's. */
+static int look_for_log(sqlite3 *db, const source *s, char **message)
+{
+    char *name = name_of(s, "log"), *schema = sql_quote(s->schema);
+    sqlite3_stmt *found;
+    int rc = name ? sql_prepare(db, sql_text(SQL_LOG_TABLE, "schema", schema, NULL), &found)
+                  : SQLITE_NOMEM;
+    if (rc == SQLITE_OK) {
+        sqlite3_bind_text(found, 1, name, -1, SQLITE_STATIC);
+        rc = sqlite3_step(found);
+        if (rc == SQLITE_ROW && !sqlite3_column_int(found, 0))
+            rc = set_message(message, sqlite3_mprintf("%s.%s is in the way of the change log of %s",
+                                                      s->schema, name, s->table));
+        sqlite3_finalize(found);
+    }
+    sqlite3_free(name);
+    sqlite3_free(schema);
+    return rc;
+}
+
+static int run_on_log(sqlite3 *db, const source *s, const char *template)
+{
+    char *name = name_of(s, "log");
+    char *log = name ? sql_quote_table(s->schema, name) : NULL;
+    int rc = sql_execute(db, sql_text(template, "log", log, NULL));
+    sqlite3_free(log);
+    sqlite3_free(name);
+    return rc;
+}
+
+/* Drop the log, but not a table of the user's that bears its name. */
+static int drop_log(sqlite3 *db, const source *s)
+{
+    char *message = NULL;
+    int rc = look_for_log(db, s, &message);
+    int is_the_users = message != NULL;
+    sqlite3_free(message);
+    if (rc == SQLITE_ROW)
+        return run_on_log(db, s, SQL_LOG_DROP);
+    return rc == SQLITE_DONE || is_the_users ? SQLITE_OK : rc;
+}
+
+static int drop_triggers(sqlite3 *db, const source *s, const trigger_list *list)
+{
+    int rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < list->count; i++) {
+        char *trigger = sql_quote_table(s->schema, list->names[i]);
+        rc = sql_execute(db, sql_text(SQL_TRIGGER_DROP, "trigger", trigger, NULL));
+        sqlite3_free(trigger);
+    }
+    return rc;
+}
+
+static int create_triggers(sqlite3 *db, const source *s, const trigger_list *list)
+{
+    int rc = SQLITE_OK;
+    char *schema = sql_quote(s->schema);
+    for (int i = 0; rc == SQLITE_OK && i < list->count; i++) {
+        if (list->bodies[i])
+            rc = sql_execute(
+                db, sql_text(SQL_TRIGGER_CREATE, "schema", schema, "body", list->bodies[i], NULL));
+    }
+    sqlite3_free(schema);
+    return rc;
+}
+
+/* Whether all is there as it should be. */
+static int is_armed(sqlite3 *db, const source *s, char **message)
+{
+    change_log log;
+    int armed = storage_inspect(db, s, &log, message) == SQLITE_OK && log.table;
+    change_log_clear(&log);
+    return armed;
+}
+
+int storage_arm(sqlite3 *db, const source *s, int anew, char **message)
+{
+    trigger_parts p;
+    trigger_list list = {0};
+    if (!anew && is_armed(db, s, message))
+        return SQLITE_OK;
+    int rc = parts_gather(db, s, &p);
+    if (rc == SQLITE_OK)
+        rc = list_triggers(&p, &list);
+    if (rc == SQLITE_OK)
+        rc = drop_triggers(db, s, &list);
+    int is_live = p.participants && !p.obstacle;
+    if (rc == SQLITE_OK && is_live) {
+        rc = look_for_log(db, s, message);
+        if (rc == SQLITE_DONE)
+            rc = run_on_log(db, s, SQL_LOG_CREATE);
+    }
+    rc = rc == SQLITE_ROW ? SQLITE_OK : rc;
+    if (rc == SQLITE_OK && is_live)
+        rc = create_triggers(db, s, &list);
+    if (rc == SQLITE_OK && is_live)
+        rc = run_on_log(db, s, SQL_LOG_MARK);
+    if (rc == SQLITE_OK && !p.participants)
+        rc = drop_log(db, s);
+    if (rc != SQLITE_OK && rc != SQLITE_NOMEM && !*message)
+        *message = sqlite3_mprintf("cannot keep a change log of %s.%s: %s", s->schema, s->table,
+                                   sqlite3_errmsg(db));
+    trigger_list_clear(&list);
+    parts_clear(&p);
+    return rc;
+}
+
+int storage_disarm(sqlite3 *db, const char *schema, const char *table, char **message)
+{
+    /* Dropping goes by names alone; where live tables are left, the source must be
+    ** resolved, and be there. */
+    source s = {.schema = (char *)schema, .table = (char *)table, .rowid = "rowid"};
+    trigger_parts p;
+    trigger_list list = {0};
+    int rc = parts_gather(db, &s, &p);
+    if (rc == SQLITE_OK && !p.participants) {
+        rc = list_triggers(&p, &list);
+        if (rc == SQLITE_OK)
+            rc = drop_triggers(db, &s, &list);
+        if (rc == SQLITE_OK)
+            rc = drop_log(db, &s);
+    }
+    if (rc != SQLITE_OK && rc != SQLITE_NOMEM)
+        *message = sqlite3_mprintf("cannot remove the change log of %s.%s: %s", schema, table,
+                                   sqlite3_errmsg(db));
+    trigger_list_clear(&list);
+    parts_clear(&p);
+    return rc;
+}
+
+/* ---- reading ---- */
+
+int storage_last(sqlite3 *db, const change_log *log, sqlite3_stmt **statement, live_state *state)
+{
+    int rc = SQLITE_OK;
+    if (!*statement)
+        rc = sql_prepare(db, sql_text(SQL_LOG_LAST, "log", log->table, NULL), statement);
+    if (rc != SQLITE_OK)
+        return rc;
+    rc = sqlite3_step(*statement);
+    if (rc == SQLITE_ROW) {
+        state->seq = sqlite3_column_int64(*statement, 0);
+        state->tag = sqlite3_column_int64(*statement, 1);
+    }
+    int reset = sqlite3_reset(*statement);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? rc : reset;
+}
+
+int storage_has(sqlite3 *db, const change_log *log, const live_state *state, int *has)
+{
+    sqlite3_stmt *entry;
+    *has = 0;
+    int rc = sql_prepare(db, sql_text(SQL_LOG_TAG, "log", log->table, NULL), &entry);
+    if (rc == SQLITE_OK) {
+        sqlite3_bind_int64(entry, 1, state->seq);
+        rc = sqlite3_step(entry);
+        *has = rc == SQLITE_ROW && sqlite3_column_int64(entry, 0) == state->tag;
+    }
+    int finalized = sqlite3_finalize(entry);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? finalized : rc;
+}
+
+/* Whether there is an entry with a row for every number behind `from` up to `to`. */
+static int is_complete(sqlite3 *db, const change_log *log, sqlite3_int64 from, sqlite3_int64 to,
+                       int *complete)
+{
+    sqlite3_stmt *span;
+    *complete = 0;
+    int rc = sql_prepare(db, sql_text(SQL_LOG_SPAN, "log", log->table, NULL), &span);
+    if (rc == SQLITE_OK) {
+        sqlite3_bind_int64(span, 1, from);
+        rc = sqlite3_step(span);
+        *complete = rc == SQLITE_ROW && sqlite3_column_int64(span, 0) == to - from;
+    }
+    int finalized = sqlite3_finalize(span);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? finalized : rc;
+}
+
+int storage_changes(sqlite3 *db, const source *s, const change_log *log, sqlite3_int64 from,
+                    sqlite3_int64 to, const sqlite3_int64 *inserted, sqlite3_stmt **out,
+                    int *complete, char **message)
+{
+    *out = NULL;
+    int rc = is_complete(db, log, from, to, complete);
+    if (rc == SQLITE_OK && *complete) {
+        source_query query = {.log = log->table};
+        rc = source_prepare(db, s, inserted ? SOURCE_LOG_TOUCHED : SOURCE_LOG_CHANGES, &query, out,
+                            message);
+        if (rc != SQLITE_OK)
+            return rc;
+        sqlite3_bind_int64(*out, 1, from);
+        if (inserted)
+            sqlite3_bind_int64(*out, 2, *inserted);
+    }
+    return rc == SQLITE_OK ? rc : source_failure(db, s, rc, message);
+}
