@@ -1,2 +1,3 @@
--- Refuses a malformed embedding. The text of RAISE must be a literal.
-SELECT RAISE(ABORT, {text}) WHERE NEW.{embedding} IS NOT NULL AND NOT (typeof(NEW.{embedding}) = 'blob' AND {length});
+-- Refuses a malformed embedding; only a BLOB is not less than x''. NULL passes. The text
+-- of RAISE must be a literal.
+SELECT RAISE(ABORT, {text}) WHERE NOT (NEW.{embedding} >= x'' AND {length});

@@ -1,2 +1,2 @@
--- Logs the rows that UPDATE OR REPLACE would replace.
-{name} BEFORE UPDATE{columns} ON {table} BEGIN {victims}{trim} END
+-- Logs the rows that UPDATE OR REPLACE would replace, if there are any.
+{name} BEFORE UPDATE{columns} ON {table} WHEN {found} BEGIN {victims}{cut} END

@@ -198,7 +198,8 @@ int connection_join_registry(connection *c, tracked_source *t)
                         .metric = t->asked.metric,
                         .strict = t->asked.strict,
                         .dimension = t->asked.dimension,
-                        .kept_values = tracked_kept_values(t)};
+                        .kept_values = tracked_kept_values(t),
+                        .has_integer_key = t->source.has_integer_key};
     t->is_file = connection_identify(c, t->source.schema, &key.database);
     t->is_immutable = t->is_file && sqlite3_uri_boolean(path, "immutable", 0);
     t->file_stamp = t->is_immutable ? immutable_stamp(path) : 0;

@@ -52,7 +52,8 @@ typedef struct tracked_source {
     index_version *draft;   /* last read in a write transaction: to go on from, and to answer
                             ** only if the log says that it is the same state */
     live_state draft_live;
-    void *partial; /* an interrupted reading in a state that this connection alone knows */
+    int draft_resolutions; /* it is of no use once the source was resolved again */
+    void *partial;         /* an interrupted reading in a state that this connection alone knows */
     void (*partial_destroy)(void *);
 } tracked_source;
 

@@ -177,6 +177,12 @@ static void watch_forks(void)
     pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }
 
+static void forget_states(registry_entry *e)
+{
+    for (int i = 0; i < e->published_count; i++)
+        e->published[i].is_live = 0;
+}
+
 registry_entry *registry_join(const registry_key *key)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -194,7 +200,8 @@ registry_entry *registry_join(const registry_key *key)
         e->next = entries;
         entries = e;
     }
-    e->users++;
+    if (e->users++ == 0 && !key->has_integer_key)
+        forget_states(e);
     registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);
     entry_free(fresh);
@@ -271,8 +278,7 @@ int registry_states(registry_entry *entry, live_state states[REGISTRY_STATES])
 void registry_forget_states(registry_entry *entry)
 {
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < entry->published_count; i++)
-        entry->published[i].is_live = 0;
+    forget_states(entry);
     pthread_mutex_unlock(&lock);
 }
 
@@ -347,6 +353,21 @@ index_version *registry_publish(registry_entry *entry, index_version *version,
     for (int i = 0; i < dropped_count; i++)
         index_release(dropped[i]);
     return chosen;
+}
+
+void registry_replace(registry_entry *entry, index_version *former, index_version *version)
+{
+    int replaced = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < entry->published_count; i++) {
+        if (entry->published[i].version == former) {
+            entry->published[i].version = index_retain(version);
+            replaced++;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    while (replaced-- > 0)
+        index_release(former);
 }
 
 void registry_keep_partial(registry_entry *entry, void *partial, void (*destroy)(void *))

@@ -27,8 +27,10 @@ typedef struct registry_key {
     const char *table, *id, *embedding;
     vector_metric metric;
     int strict;
-    int dimension;   /* as demanded, 0 if taken from the rows */
-    int kept_values; /* with each row */
+    int dimension;       /* as demanded, 0 if taken from the rows */
+    int kept_values;     /* with each row */
+    int has_integer_key; /* rowids do not change; else a file that nobody had open for a
+                         ** while is not relied upon to be in the state that its log names */
 } registry_key;
 
 typedef struct registry_entry registry_entry;
@@ -73,6 +75,9 @@ void registry_forget_states(registry_entry *entry);
 ** log. */
 index_version *registry_publish(registry_entry *entry, index_version *version,
                                 const live_state *state, uint64_t stamp);
+
+/* Put a version with the same rows in the place of a published one. */
+void registry_replace(registry_entry *entry, index_version *former, index_version *version);
 
 /* Keep what an interrupted build has read for the next one, in place of what was
 ** kept before; `destroy` frees it. NULL: nothing. */

@@ -358,13 +358,20 @@ static int read_live_state(snapshot *s, live_state *state, char **message)
     return source_failure(s->connection->db, s->source, rc, message);
 }
 
+/* Whether the draft's state has a name that still means it: the count of schema
+** changes is used again after a rollback. */
+static int draft_counts(const tracked_source *t)
+{
+    return t->draft && t->draft_resolutions == t->resolutions;
+}
+
 /* A version of exactly this state that is known already; NULL if there is none. */
 static index_version *find_version(const snapshot *s, const live_state *now)
 {
     const tracked_source *t = s->tracked;
     if (same_live_state(&t->latest_live, now) && t->latest)
         return index_retain(t->latest);
-    if (same_live_state(&t->draft_live, now) && t->draft)
+    if (draft_counts(t) && same_live_state(&t->draft_live, now))
         return index_retain(t->draft);
     return registry_at(t->shared, now);
 }
@@ -413,11 +420,11 @@ static int find_fold_point(snapshot *s, const live_state *now, fold_point *from,
     int has = 0;
     *from = (fold_point){0};
     live_state last = last_known(s, now);
-    if (may_be_past(&t->draft_live, now) && t->draft_live.seq > last.seq) {
+    if (draft_counts(t) && may_be_past(&t->draft_live, now) && t->draft_live.seq > last.seq) {
         int rc = is_in_log(s, &t->draft_live, &has, message);
         if (rc != SQLITE_OK)
             return rc;
-        if (has && t->draft) { /* not so after a rollback */
+        if (has) { /* not so after a rollback */
             *from = (fold_point){index_retain(t->draft), t->draft_live};
             return SQLITE_OK;
         }
@@ -535,6 +542,7 @@ static int refresh_private(snapshot *s, index_version **out, char **message)
         index_version *former = t->draft;
         t->draft = index_retain(*out);
         t->draft_live = now;
+        t->draft_resolutions = t->resolutions;
         index_release(former);
     }
     return rc;
@@ -572,6 +580,33 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
         index_release(s->version);
         s->version = *version;
     }
+    return rc;
+}
+
+/* Put a version in the place of another that this connection holds. */
+static void replace_held(index_version **held, const index_version *former, index_version *version)
+{
+    if (*held != former)
+        return;
+    *held = index_retain(version);
+    index_release((index_version *)former);
+}
+
+int snapshot_optimize(snapshot *s, char **message)
+{
+    tracked_source *t = s->tracked;
+    index_version *former, *ordered;
+    int rc = snapshot_index(s, &former, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    index_retain(former);
+    rc = snapshot_index_in_order(s, &ordered, message);
+    if (rc == SQLITE_OK && ordered != former) {
+        registry_replace(t->shared, former, ordered);
+        replace_held(&t->latest, former, ordered);
+        replace_held(&t->draft, former, ordered);
+    }
+    index_release(former);
     return rc;
 }
 

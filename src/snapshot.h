@@ -41,6 +41,9 @@ int snapshot_index(snapshot *s, index_version **version, char **message);
 /* The same in source order: without tails and dead slots. */
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message);
 
+/* Put the index in order for all that use this state, too. Linear in what changed. */
+int snapshot_optimize(snapshot *s, char **message);
+
 /* Read the whole source and compare it with the index: *equal. A malformed row is
 ** an error that names it, also where strict=off leaves such rows out. */
 int snapshot_check(snapshot *s, int *equal, char **message);

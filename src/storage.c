@@ -6,7 +6,7 @@
 #include "message.h"
 #include "sql_text.h"
 
-enum { INSERT_TRIGGER = 0, TRIGGERS_MOST = 6 }; /* in the order of list_triggers() */
+enum { INSERT_TRIGGER, REPLACE_TRIGGER, TRIGGERS_MOST = 6 }; /* in the order of list_triggers() */
 
 /* The triggers that a source should have. */
 typedef struct trigger_list {
@@ -18,12 +18,14 @@ typedef struct trigger_list {
 /* What the triggers are made from. Texts are owned. */
 typedef struct trigger_parts {
     const source *source;
-    char *table, *log, *trim; /* names quoted, without the schema; the end of every body */
+    char *table, *log, *trim, *cut; /* names quoted, without the schema; the end of every body */
     int participants;
+    int any_conflict;     /* an update of any column may bring about a UNIQUE conflict */
     int any_update;       /* an embedding or an id is generated */
     sqlite3_str *columns; /* of UPDATE OF: "a", "b" */
     sqlite3_str *checks;  /* statements that refuse malformed embeddings */
     sqlite3_str *insert_victims, *update_victims;
+    sqlite3_str *insert_found, *update_found, *rowids;
     sqlite3_str *unique_columns;
     char *obstacle;
 } trigger_parts;
@@ -51,18 +53,18 @@ static void add_name(sqlite3_str *list, const char *name)
         sqlite3_str_appendf(list, "%s\"%w\"", sqlite3_str_length(list) ? ", " : "", name);
 }
 
-static int is_generated(sqlite3 *db, const source *s, const char *column)
+static int find_generated(sqlite3 *db, const source *s, const char *column, int *any)
 {
     sqlite3_stmt *pragma;
-    int generated = 0;
-    if (sqlite3_prepare_v2(db, SQL_GENERATED_COLUMN, -1, &pragma, NULL) == SQLITE_OK) {
+    int rc = sqlite3_prepare_v2(db, SQL_GENERATED_COLUMN, -1, &pragma, NULL);
+    if (rc == SQLITE_OK) {
         sqlite3_bind_text(pragma, 1, s->table, -1, SQLITE_STATIC);
         sqlite3_bind_text(pragma, 2, s->schema, -1, SQLITE_STATIC);
         sqlite3_bind_text(pragma, 3, column, -1, SQLITE_STATIC);
-        generated = sqlite3_step(pragma) == SQLITE_ROW && sqlite3_column_int(pragma, 0);
+        *any |= sqlite3_step(pragma) == SQLITE_ROW && sqlite3_column_int(pragma, 0);
     }
-    sqlite3_finalize(pragma);
-    return generated;
+    int finalized = sqlite3_finalize(pragma);
+    return rc == SQLITE_OK ? finalized : rc;
 }
 
 /* Append the statement that refuses malformed embeddings. */
@@ -111,17 +113,18 @@ static int add_participant(sqlite3 *db, trigger_parts *p, const char *config)
         if (over && embedding && is_live && sqlite3_stricmp(over, p->source->table) == 0) {
             p->participants++;
             add_name(p->columns, embedding);
-            p->any_update |= is_generated(db, p->source, embedding);
+            rc = find_generated(db, p->source, embedding, &p->any_update);
             if (id && *id) {
                 add_name(p->columns, id);
-                p->any_update |= is_generated(db, p->source, id);
+                if (rc == SQLITE_OK)
+                    rc = find_generated(db, p->source, id, &p->any_update);
             }
-            if (sqlite3_column_int(settings, STRICT))
+            if (rc == SQLITE_OK && sqlite3_column_int(settings, STRICT))
                 rc = add_check(p, embedding, sqlite3_column_int(settings, DIMENSION));
         }
     }
-    sqlite3_finalize(settings);
-    return rc;
+    int finalized = sqlite3_finalize(settings);
+    return rc == SQLITE_OK ? finalized : rc;
 }
 
 static int gather_participants(sqlite3 *db, trigger_parts *p)
@@ -160,11 +163,20 @@ static int add_victims(trigger_parts *p, conflict *c)
                                 p->table, "conflict", condition, NULL);
         char *update = sql_text(SQL_TRIGGER_VICTIMS, "log", p->log, "rowid", rowid, "table",
                                 p->table, "conflict", others, NULL);
-        rc = insert && update ? SQLITE_OK : SQLITE_NOMEM;
+        char *insert_found =
+            sql_text(SQL_TRIGGER_FOUND, "table", p->table, "conflict", condition, NULL);
+        char *update_found =
+            sql_text(SQL_TRIGGER_FOUND, "table", p->table, "conflict", others, NULL);
+        rc = insert && update && insert_found && update_found ? SQLITE_OK : SQLITE_NOMEM;
         if (rc == SQLITE_OK) {
+            const char * or = sqlite3_str_length(p->insert_found) ? " OR " : "";
+            sqlite3_str_appendf(p->insert_found, "%s%s", or, insert_found);
+            sqlite3_str_appendf(p->update_found, "%s%s", or, update_found);
             sqlite3_str_appendf(p->insert_victims, "%s ", insert);
             sqlite3_str_appendf(p->update_victims, "%s ", update);
         }
+        sqlite3_free(insert_found);
+        sqlite3_free(update_found);
         sqlite3_free(others);
         sqlite3_free(insert);
         sqlite3_free(update);
@@ -177,10 +189,14 @@ static int add_victims(trigger_parts *p, conflict *c)
 
 static void add_conflict_column(trigger_parts *p, conflict *c, sqlite3_stmt *row)
 {
-    enum { INDEX, CID, NAME, COLLATION, DEFAULT };
+    enum { INDEX, CID, NAME, COLLATION, DEFAULT, GENERATED, PARTIAL };
     const char *name = (const char *)sqlite3_column_text(row, NAME);
     const char *collation = (const char *)sqlite3_column_text(row, COLLATION);
     const char *otherwise = (const char *)sqlite3_column_text(row, DEFAULT);
+    /* What other columns a conflict depends on cannot be told. */
+    p->any_conflict |= sqlite3_column_int(row, PARTIAL) || sqlite3_column_int(row, CID) < -1;
+    if (sqlite3_column_int(row, GENERATED) && !p->obstacle)
+        p->obstacle = sqlite3_mprintf("the UNIQUE index %s is on a generated column", c->index);
     if (sqlite3_column_int(row, CID) < 0 || !name)
         return; /* an expression, or the rowid: more rows are found without it */
     if (!c->condition)
@@ -226,12 +242,35 @@ static void parts_clear(trigger_parts *p)
     sqlite3_free(p->table);
     sqlite3_free(p->log);
     sqlite3_free(p->trim);
+    sqlite3_free(p->cut);
+    sqlite3_free(sqlite3_str_finish(p->rowids));
+    sqlite3_free(sqlite3_str_finish(p->insert_found));
+    sqlite3_free(sqlite3_str_finish(p->update_found));
     sqlite3_free(sqlite3_str_finish(p->columns));
     sqlite3_free(sqlite3_str_finish(p->checks));
     sqlite3_free(sqlite3_str_finish(p->insert_victims));
     sqlite3_free(sqlite3_str_finish(p->update_victims));
     sqlite3_free(sqlite3_str_finish(p->unique_columns));
     sqlite3_free(p->obstacle);
+}
+
+static int gather_rowids(sqlite3 *db, trigger_parts *p)
+{
+    sqlite3_stmt *columns;
+    add_name(p->rowids, "rowid");
+    add_name(p->rowids, "_rowid_");
+    add_name(p->rowids, "oid");
+    int rc = sqlite3_prepare_v2(db, SQL_KEY_COLUMNS, -1, &columns, NULL);
+    sqlite3_bind_text(columns, 1, p->source->table, -1, SQLITE_STATIC);
+    sqlite3_bind_text(columns, 2, p->source->schema, -1, SQLITE_STATIC);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(columns)) == SQLITE_ROW) {
+        const char *name = (const char *)sqlite3_column_text(columns, 0);
+        rc = name ? SQLITE_OK : SQLITE_NOMEM;
+        if (name)
+            add_name(p->rowids, name);
+    }
+    int finalized = sqlite3_finalize(columns);
+    return rc == SQLITE_DONE ? finalized : rc;
 }
 
 static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
@@ -244,14 +283,24 @@ static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
                          .checks = sqlite3_str_new(NULL),
                          .insert_victims = sqlite3_str_new(NULL),
                          .update_victims = sqlite3_str_new(NULL),
+                         .insert_found = sqlite3_str_new(NULL),
+                         .update_found = sqlite3_str_new(NULL),
+                         .rowids = sqlite3_str_new(NULL),
                          .unique_columns = sqlite3_str_new(NULL)};
     sqlite3_free(log);
     p->trim = sql_text(SQL_TRIGGER_TRIM, "log", p->log, NULL);
-    int rc = p->table && p->log && p->trim ? SQLITE_OK : SQLITE_NOMEM;
+    p->cut = sql_text(SQL_TRIGGER_CUT, "log", p->log, NULL);
+    int rc = p->table && p->log && p->trim && p->cut ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK)
         rc = gather_participants(db, p);
     if (rc == SQLITE_OK && p->participants)
+        rc = gather_rowids(db, p);
+    if (rc == SQLITE_OK && p->participants)
         rc = gather_conflicts(db, p);
+    sqlite3_str *const lists[] = {p->columns, p->checks, p->insert_victims, p->update_victims,
+                                  p->unique_columns};
+    for (size_t i = 0; rc == SQLITE_OK && i < sizeof lists / sizeof *lists; i++)
+        rc = sqlite3_str_errcode(lists[i]);
     return rc;
 }
 
@@ -263,7 +312,8 @@ static char *update_of(sqlite3_str *columns)
 
 /* Add a trigger, or only its name where `columns` or `victims` are empty. */
 static int add_trigger(trigger_list *list, const trigger_parts *p, const char *suffix,
-                       const char *template, sqlite3_str *columns, sqlite3_str *victims)
+                       const char *template, sqlite3_str *columns, sqlite3_str *victims,
+                       sqlite3_str *found)
 {
     int i = list->count++;
     list->names[i] = name_of(p->source, suffix);
@@ -274,7 +324,8 @@ static int add_trigger(trigger_list *list, const trigger_parts *p, const char *s
     const char *checks = sqlite3_str_length(p->checks) ? sqlite3_str_value(p->checks) : "";
     list->bodies[i] = sql_text(template, "name", name, "table", p->table, "log", p->log, "rowid",
                                p->source->rowid, "checks", checks, "columns", of, "victims",
-                               victims ? sqlite3_str_value(victims) : "", "trim", p->trim, NULL);
+                               victims ? sqlite3_str_value(victims) : "", "trim", p->trim, "cut",
+                               p->cut, "found", found ? sqlite3_str_value(found) : "", NULL);
     sqlite3_free(name);
     sqlite3_free(of);
     return list->bodies[i] ? SQLITE_OK : SQLITE_NOMEM;
@@ -283,19 +334,21 @@ static int add_trigger(trigger_list *list, const trigger_parts *p, const char *s
 static int list_triggers(const trigger_parts *p, trigger_list *list)
 {
     *list = (trigger_list){0};
-    int rc = add_trigger(list, p, "insert", SQL_TRIGGER_INSERT, NULL, NULL);
+    int rc = add_trigger(list, p, "insert", SQL_TRIGGER_INSERT, NULL, NULL, NULL);
     if (rc == SQLITE_OK)
-        rc = add_trigger(list, p, "replace", SQL_TRIGGER_REPLACE, NULL, p->insert_victims);
+        rc = add_trigger(list, p, "replace", SQL_TRIGGER_REPLACE, NULL, p->insert_victims,
+                         p->insert_found);
     if (rc == SQLITE_OK)
-        rc = add_trigger(list, p, "delete", SQL_TRIGGER_DELETE, NULL, NULL);
+        rc = add_trigger(list, p, "delete", SQL_TRIGGER_DELETE, NULL, NULL, NULL);
     if (rc == SQLITE_OK)
         rc = add_trigger(list, p, "update", SQL_TRIGGER_UPDATE, p->any_update ? NULL : p->columns,
-                         NULL);
+                         NULL, NULL);
     if (rc == SQLITE_OK)
-        rc = add_trigger(list, p, "conflict", SQL_TRIGGER_CONFLICT, p->unique_columns,
-                         p->update_victims);
+        rc = add_trigger(list, p, "conflict", SQL_TRIGGER_CONFLICT,
+                         p->any_conflict ? NULL : p->unique_columns, p->update_victims,
+                         p->update_found);
     if (rc == SQLITE_OK)
-        rc = add_trigger(list, p, "move", SQL_TRIGGER_MOVE, NULL, NULL);
+        rc = add_trigger(list, p, "move", SQL_TRIGGER_MOVE, p->rowids, NULL, NULL);
     return rc;
 }
 
@@ -333,12 +386,12 @@ static int not_live(change_log *log, char *why)
     return why ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-/* Without an INTEGER PRIMARY KEY, VACUUM gives rows other rowids and no trigger
-** fires: the count of schema changes, which VACUUM raises, is part of the state. */
+/* The count of schema changes is part of the state. Triggers that are dropped, and
+** made again from their text after the table was written to, look as before; and
+** without an INTEGER PRIMARY KEY, VACUUM, which raises the count too, gives rows other
+** rowids. */
 static int add_schema_version(sqlite3 *db, const source *s, uint64_t *state)
 {
-    if (s->has_integer_key)
-        return SQLITE_OK;
     char *schema = sql_quote(s->schema);
     sqlite3_stmt *pragma;
     int rc = sql_prepare(db, sql_text(SQL_SCHEMA_VERSION, "schema", schema, NULL), &pragma);
@@ -367,7 +420,11 @@ static int inspect_object(change_log *log, const trigger_list *expected, sqlite3
     if (strcmp(type, "trigger") == 0 && trigger < 0) { /* the user's own */
         if (sqlite3_column_int64(row, ROWID) > *newest)
             *newest = sqlite3_column_int64(row, ROWID);
-        return SQLITE_OK;
+        int meddles = expected->bodies[REPLACE_TRIGGER] && sqlite3_strlike("%before%", sql, 0) == 0;
+        return meddles ? not_live(log, sqlite3_mprintf("the trigger %s may bring about UNIQUE "
+                                                       "conflicts that are not seen",
+                                                       name))
+                       : SQLITE_OK;
     }
     const char *const prefix = "CREATE TRIGGER ";
     if (trigger >= 0) {
@@ -386,18 +443,18 @@ static int inspect_object(change_log *log, const trigger_list *expected, sqlite3
     return SQLITE_OK;
 }
 
-static int has_temporary_trigger(sqlite3 *db, const source *s)
+static int find_temporary_trigger(sqlite3 *db, const source *s, int *has)
 {
     sqlite3_stmt *triggers;
-    int has = 0;
     if (sqlite3_db_readonly(db, "temp") < 0)
-        return 0; /* there is no temporary schema, and looking would make one */
-    if (sqlite3_prepare_v2(db, SQL_TEMPORARY_TRIGGERS, -1, &triggers, NULL) == SQLITE_OK) {
+        return SQLITE_OK; /* there is no temporary schema, and looking would make one */
+    int rc = sqlite3_prepare_v2(db, SQL_TEMPORARY_TRIGGERS, -1, &triggers, NULL);
+    if (rc == SQLITE_OK) {
         sqlite3_bind_text(triggers, 1, s->table, -1, SQLITE_STATIC);
-        has = sqlite3_step(triggers) == SQLITE_ROW;
+        *has |= sqlite3_step(triggers) == SQLITE_ROW;
     }
-    sqlite3_finalize(triggers);
-    return has;
+    int finalized = sqlite3_finalize(triggers);
+    return rc == SQLITE_OK ? finalized : rc;
 }
 
 static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expected,
@@ -419,7 +476,9 @@ static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expe
             rc = not_live(log, sqlite3_mprintf("the trigger %s is missing: 'rebuild' makes it anew",
                                                expected->names[i]));
     }
-    log->is_overtaken = newest > found[INSERT_TRIGGER] || has_temporary_trigger(db, s);
+    log->is_overtaken = newest > found[INSERT_TRIGGER];
+    if (rc == SQLITE_OK)
+        rc = find_temporary_trigger(db, s, &log->is_overtaken);
     return rc == SQLITE_OK ? add_schema_version(db, s, &log->schema) : rc;
 }
 
@@ -438,12 +497,13 @@ static const char *obstacle_of_kind(const source *s)
     }
 }
 
-static int log_exists(sqlite3 *db, const change_log *log)
+static int log_exists(sqlite3 *db, const change_log *log, int *exists)
 {
     sqlite3_stmt *statement;
     int rc = sql_prepare(db, sql_text(SQL_LOG_LAST, "log", log->table, NULL), &statement);
     sqlite3_finalize(statement);
-    return rc == SQLITE_OK;
+    *exists = rc == SQLITE_OK;
+    return rc == SQLITE_NOMEM ? rc : SQLITE_OK;
 }
 
 int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **message)
@@ -470,7 +530,10 @@ int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **messag
         char *log = name_of(s, "log");
         out->table = log ? sql_quote_table(s->schema, log) : NULL;
         rc = out->table ? SQLITE_OK : SQLITE_NOMEM;
-        if (rc == SQLITE_OK && !log_exists(db, out))
+        int exists = 0;
+        if (rc == SQLITE_OK)
+            rc = log_exists(db, out, &exists);
+        if (rc == SQLITE_OK && !exists)
             rc = not_live(out, sqlite3_mprintf("its change log %s is missing: 'rebuild' makes it "
                                                "anew",
                                                log));
@@ -573,21 +636,24 @@ static int create_triggers(sqlite3 *db, const source *s, const trigger_list *lis
 }
 
 /* Whether all is there as it should be. */
-static int is_armed(sqlite3 *db, const source *s, char **message)
+static int is_armed(sqlite3 *db, const source *s, int *armed, char **message)
 {
     change_log log;
-    int armed = storage_inspect(db, s, &log, message) == SQLITE_OK && log.table;
+    int rc = storage_inspect(db, s, &log, message);
+    *armed = rc == SQLITE_OK && log.table;
     change_log_clear(&log);
-    return armed;
+    return rc;
 }
 
 int storage_arm(sqlite3 *db, const source *s, int anew, char **message)
 {
     trigger_parts p;
     trigger_list list = {0};
-    if (!anew && is_armed(db, s, message))
-        return SQLITE_OK;
-    int rc = parts_gather(db, s, &p);
+    int armed = 0;
+    int rc = anew ? SQLITE_OK : is_armed(db, s, &armed, message);
+    if (rc != SQLITE_OK || armed)
+        return rc;
+    rc = parts_gather(db, s, &p);
     if (rc == SQLITE_OK)
         rc = list_triggers(&p, &list);
     if (rc == SQLITE_OK)

@@ -618,8 +618,7 @@ static int command_integrity_check(snapshot *s, char **message)
 
 static int command_optimize(snapshot *s, char **message)
 {
-    index_version *v;
-    return snapshot_index_in_order(s, &v, message);
+    return snapshot_optimize(s, message);
 }
 
 static const struct command {

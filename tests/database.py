@@ -56,6 +56,11 @@ def fill(connection, vectors, table="docs", first=1):
     connection.execute("RELEASE fill")
 
 
+def live_names(table="docs"):
+    """What faiss tables that are live add to the schema beside themselves, by name."""
+    return [f"{table}_faiss_{name}" for name in ("delete", "insert", "log", "move", "update")]
+
+
 def scalar(connection, sql, parameters=()):
     return connection.execute(sql, parameters).fetchone()[0]
 

@@ -21,7 +21,7 @@ QUERY = vector(0, 1, 0)
 TABLE = "SELECT pk, id, embedding FROM docs"
 
 
-def make(path, count=200, journal="wal", seed=0):
+def make(path, count=200, journal="wal", seed=0, live="on", live_ip=None):
     """`docs`, its key apart from its id, ids that repeat, many ties, some NULLs."""
     random = numpy.random.default_rng(seed)
     connection = database.connect(path)
@@ -33,8 +33,10 @@ def make(path, count=200, journal="wal", seed=0):
         blob = None if pk % 17 == 0 else vector(*random.integers(-2, 3, 3))
         connection.execute("INSERT INTO docs VALUES (?, ?, ?, NULL)", [pk, pk // 2, blob])
     connection.execute("COMMIT")
-    connection.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
-    connection.execute("CREATE VIRTUAL TABLE docs_ip USING faiss(main, docs, metric=ip)")
+    connection.execute(f"CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, live={live})")
+    connection.execute(
+        f"CREATE VIRTUAL TABLE docs_ip USING faiss(main, docs, metric=ip, live={live_ip or live})"
+    )
     return connection
 
 
@@ -69,9 +71,15 @@ def journal(request):
     return request.param
 
 
+@pytest.fixture(params=["on", "off"], ids=["live", "live=off"])
+def live(request):
+    """Whether changes are read from the log, or found by comparing the whole table."""
+    return request.param
+
+
 @pytest.fixture
-def path(tmp_path, journal):
-    make(tmp_path / "docs.db", journal=journal).close()
+def path(tmp_path, journal, live):
+    make(tmp_path / "docs.db", journal=journal, live=live).close()
     return tmp_path / "docs.db"
 
 
@@ -214,9 +222,9 @@ def test_the_same_commit_counter_twice(path, connect):
         assert_own_snapshot(other)
 
 
-def test_an_old_read_transaction_keeps_its_old_neighbours(tmp_path, connect):
+def test_an_old_read_transaction_keeps_its_old_neighbours(tmp_path, connect, live):
     path = tmp_path / "docs.db"
-    make(path).close()
+    make(path, live=live).close()
     readers = []
     writer = connect(path)
     for change in ("insert", "delete every other", "rowid", "update all", "NULL all", "no longer NULL"):
@@ -234,10 +242,10 @@ def test_an_old_read_transaction_keeps_its_old_neighbours(tmp_path, connect):
         assert rows(each, TABLE) == rows(writer, TABLE)
 
 
-def test_an_old_reader_that_searches_for_the_first_time(tmp_path, connect):
+def test_an_old_reader_that_searches_for_the_first_time(tmp_path, connect, live):
     """Its snapshot is older than the index that others have made."""
     path = tmp_path / "docs.db"
-    make(path).close()
+    make(path, live=live).close()
     reader, writer = connect(path), connect(path)
     reader.execute("BEGIN")
     table = rows(reader, TABLE)
@@ -256,10 +264,10 @@ def test_an_old_reader_that_searches_for_the_first_time(tmp_path, connect):
         "SELECT json_group_array(id) FROM faiss_search('main', 'docs', ?, 3)",
     ],
 )
-def test_the_first_search_of_a_transaction_fixes_its_snapshot(tmp_path, connect, search):
+def test_the_first_search_of_a_transaction_fixes_its_snapshot(tmp_path, connect, search, live):
     """Also that of a function called without FROM, which holds no snapshot by itself."""
     path = tmp_path / "docs.db"
-    make(path).close()
+    make(path, live=live).close()
     reader, writer = connect(path), connect(path)
     for place in range(3):
         reader.execute("BEGIN")
@@ -348,6 +356,7 @@ def test_triggers_that_search(path, connect):
     assert_own_snapshot(connection)
 
 
+@pytest.mark.parametrize("live", ["off"], indirect=True)
 def test_blob_writes(path, connect):
     """Incremental BLOB output changes a vector without any UPDATE."""
     connection, other = connect(path), connect(path)
@@ -367,6 +376,40 @@ def test_blob_writes(path, connect):
     assert_own_snapshot(connection)
 
 
+@pytest.mark.parametrize("live", ["on"], indirect=True)
+@pytest.mark.parametrize(
+    "mend",
+    [
+        "INSERT INTO docs_index(docs_index) VALUES ('rebuild')",
+        "INSERT INTO docs_ip(docs_ip) VALUES ('rebuild')",
+        "UPDATE docs SET embedding = embedding WHERE pk = 30",
+    ],
+)
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_blob_writes_to_a_live_table(path, connect, mend, in_transaction):
+    """No trigger fires: the log does not tell. 'integrity-check' finds it; a rebuild or an update mends it."""
+    connection, other = connect(path), connect(path)
+    for each in (connection, other):
+        assert_own_snapshot(each)
+    if in_transaction:
+        connection.execute("BEGIN")
+    with connection.blobopen("docs", "embedding", 30) as blob:
+        blob.write(vector(0, 1, 0))
+    for each in (connection,) if in_transaction else (connection, other):
+        for table in ("docs_index", "docs_ip"):
+            with pytest.raises(sqlite3.DatabaseError, match=r"differs from main\.docs"):
+                each.execute(f"INSERT INTO {table}({table}) VALUES ('integrity-check')")
+    connection.execute(mend)
+    if in_transaction:
+        assert_own_snapshot(connection)
+        assert_own_snapshot(other)
+        connection.execute("COMMIT")
+    for each in (connection, other):
+        assert_own_snapshot(each)
+        for table in ("docs_index", "docs_ip"):
+            each.execute(f"INSERT INTO {table}({table}) VALUES ('integrity-check')")
+
+
 def test_a_database_overwritten_by_a_backup(path, connect, tmp_path):
     """sqlite3_backup_step writes pages, not rows."""
     shutil.copyfile(path, tmp_path / "older.db")
@@ -381,10 +424,10 @@ def test_a_database_overwritten_by_a_backup(path, connect, tmp_path):
     assert rows(connection, TABLE) == rows(older, TABLE)
 
 
-def test_after_a_failed_commit(tmp_path, connect):
+def test_after_a_failed_commit(tmp_path, connect, live):
     """In rollback mode a reader keeps the writer from committing: still its own rows, still open."""
     path = tmp_path / "docs.db"
-    make(path, journal="delete").close()
+    make(path, journal="delete", live=live).close()
     writer, reader = connect(path), connect(path)
     reader.execute("BEGIN")
     assert_own_snapshot(reader)
@@ -416,8 +459,8 @@ def test_changes_of_the_schema_inside_a_transaction(path, connect):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_small_tables(tmp_path, connect, count):
-    make(tmp_path / "docs.db", count).close()
+def test_small_tables(tmp_path, connect, count, live):
+    make(tmp_path / "docs.db", count, live=live).close()
     connection, other = connect(tmp_path / "docs.db"), connect(tmp_path / "docs.db")
     for change in ("update all", "delete the first", "insert", "delete all", "insert", "insert in front"):
         connection.execute(CHANGES[change])
@@ -449,9 +492,9 @@ def test_many_small_changes_one_after_another(path, connect):
 
 @pytest.mark.parametrize("mode", ["wal", "delete", "truncate", "persist", "memory", "off"])
 @pytest.mark.parametrize("locking", ["normal", "exclusive"])
-def test_every_journal_mode(tmp_path, connect, mode, locking):
+def test_every_journal_mode(tmp_path, connect, mode, locking, live):
     """Each has its own way, or none, of telling that the file has changed."""
-    make(tmp_path / "docs.db", 40).close()
+    make(tmp_path / "docs.db", 40, live=live).close()
     connection = connect(tmp_path / "docs.db")
     connection.execute(f"PRAGMA locking_mode = {locking}").fetchone()
     connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
@@ -519,8 +562,7 @@ def steps(connection, sql, parameters):
     return count[0]
 
 
-@pytest.mark.parametrize("immutable", [False, True])
-@pytest.mark.parametrize(
+EACH_SEARCH = pytest.mark.parametrize(
     "sql",
     [
         "SELECT faiss_search('main', 'docs', ?, 5)",
@@ -529,8 +571,12 @@ def steps(connection, sql, parameters):
         "SELECT id FROM faiss_search('main', 'docs', ?, 5)",
     ],
 )
-def test_an_unchanged_table_is_not_read_again(tmp_path, connect, sql, immutable):
-    make(tmp_path / "docs.db", 5000, "delete").close()
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+@EACH_SEARCH
+def test_an_unchanged_table_is_not_read_again(tmp_path, connect, sql, immutable, live):
+    make(tmp_path / "docs.db", 5000, "delete", live=live).close()
     source = f"file:{tmp_path}/docs.db" + "?immutable=1" * immutable
     first, second = connect(source, uri=True), connect(source, uri=True)
     assert steps(first, sql, [QUERY]) > 200
@@ -538,6 +584,11 @@ def test_an_unchanged_table_is_not_read_again(tmp_path, connect, sql, immutable)
         assert steps(first, sql, [QUERY]) < 20
     if immutable:  # nobody changes such a file: what one connection has read serves all
         assert steps(second, sql, [QUERY]) < 20
+    elif live == "on":  # the log says that the rows are the same, also to other connections
+        assert steps(second, sql, [QUERY]) < 20
+        second.execute("UPDATE docs SET note = 'n'")
+        for connection in (first, second):
+            assert steps(connection, sql, [QUERY]) < 20
     else:  # no counter tells it that the rows are the same
         assert steps(second, sql, [QUERY]) > 200
         assert steps(second, sql, [QUERY]) < 20
@@ -545,6 +596,36 @@ def test_an_unchanged_table_is_not_read_again(tmp_path, connect, sql, immutable)
         for connection in (first, second):
             assert steps(connection, sql, [QUERY]) > 200
             assert steps(connection, sql, [QUERY]) < 20
+
+
+@pytest.mark.parametrize("live", ["on"], indirect=True)
+@EACH_SEARCH
+def test_of_a_changed_live_table_only_the_changes_are_read(tmp_path, connect, sql, journal, live):
+    """By the writer, by another connection, in a transaction and after it."""
+    path = tmp_path / "docs.db"
+    make(path, 5000, journal).close()
+    first, second, without_it = connect(path), connect(path), plain(path)
+    assert steps(first, sql, [QUERY]) > 200
+    for writer in (first, second, without_it):
+        for change in (
+            "INSERT INTO docs(id, embedding) VALUES (900, X'000000000000803F00000000')",
+            "UPDATE docs SET embedding = NULL WHERE pk = 100",
+            "DELETE FROM docs WHERE pk BETWEEN 200 AND 205",
+            "UPDATE docs SET id = -id WHERE pk = 300",
+            "UPDATE docs SET pk = pk + 10000 WHERE pk = 400",
+        ):
+            writer.execute("BEGIN")
+            writer.execute(change)
+            if writer is not without_it:
+                assert steps(writer, sql, [QUERY]) < 40
+            writer.execute("ROLLBACK")
+            writer.execute(change)
+            for reader in (first, second):
+                assert steps(reader, sql, [QUERY]) < 40
+                assert steps(reader, sql, [QUERY]) < 20
+    for connection in (first, second):
+        assert_own_snapshot(connection)
+    without_it.close()
 
 
 # --- any sequence of writes, by three connections -------------------------------------------------
@@ -569,13 +650,18 @@ class Snapshots(RuleBasedStateMachine):
         self.directory = None
         self.connections = []
 
-    @initialize(count=st.integers(0, 25), seed=st.integers(0, 1000))
-    def start(self, count, seed):
+    @initialize(
+        count=st.integers(0, 25),
+        seed=st.integers(0, 1000),
+        live=st.sampled_from(["on", "off"]),
+        live_ip=st.sampled_from(["on", "off"]),
+    )
+    def start(self, count, seed, live, live_ip):
         import tempfile
 
         self.directory = tempfile.TemporaryDirectory()
         self.path = self.directory.name + "/docs.db"
-        make(self.path, count, self.journal, seed).close()
+        make(self.path, count, self.journal, seed, live, live_ip).close()
         self.connections = [self.open() for _ in range(3)]
         self.query = vector(0, 0, 0)
         self.k = 5
@@ -666,9 +752,13 @@ class Snapshots(RuleBasedStateMachine):
     def vacuum(self, n):
         self.attempt(n, "VACUUM")
 
-    @rule(n=who)
-    def command(self, n):
-        self.attempt(n, "INSERT INTO docs_index(docs_index) VALUES ('optimize')")
+    @rule(
+        n=who,
+        table=st.sampled_from(["docs_index", "docs_ip"]),
+        command=st.sampled_from(["optimize", "rebuild", "integrity-check"]),
+    )
+    def command(self, n, table, command):
+        self.attempt(n, f"INSERT INTO {table}({table}) VALUES ('{command}')")
 
     @rule(n=who)
     def reopen(self, n):
@@ -699,7 +789,7 @@ class RollbackSnapshots(Snapshots):
     journal = "delete"
 
 
-STEPS = settings(max_examples=200, stateful_step_count=50)
+STEPS = settings(max_examples=300, stateful_step_count=50)
 TestWalSnapshots = pytest.mark.timeout(900)(WalSnapshots.TestCase)
 TestWalSnapshots.settings = STEPS
 TestRollbackSnapshots = pytest.mark.timeout(900)(RollbackSnapshots.TestCase)

@@ -645,17 +645,36 @@ def test_a_renamed_source(docs):
     assert rows(docs, "SELECT id, score FROM docs_index('[0, 0]')") == NEAREST
 
 
-def test_a_dropped_column(docs):
+def test_the_embedding_column_of_a_live_table_cannot_be_dropped(docs):
+    """SQLite refuses it as long as triggers name the column."""
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="docs_faiss_.*embedding"):
+            docs.execute("ALTER TABLE docs DROP COLUMN embedding")
+        assert rows(docs, "SELECT id, score FROM docs_index('[0, 0]')") == NEAREST
+    docs.execute("INSERT INTO docs VALUES (70, ?)", [vector(20, 0)])
+    assert rows(docs, "SELECT id, score FROM docs_index('[0, 0]')") == NEAREST + [(70, 400.0)]
+    docs.execute("DROP TABLE docs_index")
+    docs.execute("ALTER TABLE docs DROP COLUMN embedding")
+
+
+@pytest.mark.parametrize("live", ["on", "off"])
+def test_a_dropped_column(docs, live):
+    docs.execute("DROP TABLE docs_index")
+    docs.execute(f"CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, live={live})")
     docs.execute("ALTER TABLE docs ADD COLUMN note TEXT DEFAULT 'n'")
     assert rows(docs, "SELECT id, score FROM docs_index('[0, 0]')") == NEAREST
     docs.execute("ALTER TABLE docs DROP COLUMN note")
     assert rows(docs, "SELECT id, score FROM docs_index('[0, 0]')") == NEAREST
+    if live == "on":
+        for name in column(docs, "SELECT name FROM sqlite_schema WHERE type = 'trigger'"):
+            docs.execute(f"DROP TRIGGER {name}")
     docs.execute("ALTER TABLE docs DROP COLUMN embedding")
     for sql in ("SELECT id FROM docs_index('[0, 0]')", "SELECT id FROM docs_index",
                 "SELECT id FROM faiss_search('main', 'docs', '[0, 0]')"):
         with pytest.raises(sqlite3.Error, match=r"(?s)(?=.*\bdocs\b)(?=.*embedding)"):
             rows(docs, sql)
     docs.execute("DROP TABLE docs_index")
+    assert column(docs, "SELECT name FROM sqlite_schema") == ["docs"]
 
 
 @pytest.mark.parametrize(

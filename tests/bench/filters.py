@@ -5,10 +5,6 @@ on the machine and on what else runs there, and the table says which goals were 
 """
 
 import argparse
-import concurrent.futures
-import json
-import multiprocessing
-import os
 import pathlib
 import platform
 import random
@@ -18,11 +14,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy
 
-from run import cpu_model, make_data, number, read_data, verdict
+from processes import Processes, milliseconds
+from report import Table, describe_machine, finish, number, print_machine, say
+from vectors import add_arguments, read_or_make
 
 K = 10
 PERCENTS = (1, 10, 50)
@@ -112,6 +109,9 @@ class Subject:
         self.begin = []
         self.statements = {}
         self.unanswered = set()  # forms without an answer to check: SELECT alone
+
+    def __str__(self):
+        return self.name
 
     def connect(self):
         connection = sqlite3.connect(self.database, isolation_level=None)
@@ -221,12 +221,6 @@ def install_peers(directory):
 
 
 # ---- measuring, each function in a process of its own ----
-
-
-def milliseconds(run):
-    begin = time.perf_counter()
-    result = run()
-    return (time.perf_counter() - begin) * 1000, result
 
 
 def prepare(subject):
@@ -355,24 +349,7 @@ def all_pairs(subject, sample):
     return took, pairs
 
 
-class Processes:
-    """Runs functions, each call in a new process, and remembers what went wrong."""
-
-    def __init__(self):
-        self.failures = []
-
-    def run(self, function, subject, *arguments):
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
-            try:
-                return process.submit(function, subject, *arguments).result()
-            except Exception as error:
-                message = f"{subject.name}, {function.__name__}: {type(error).__name__}: {error}"
-                self.failures.append(message)
-                return None
-
-
-def measure_searches(processes, subjects, queries, rounds, say):
+def measure_searches(processes, subjects, queries, rounds):
     """All subjects in turn, each in a new process: {subject: {statement: [(ms, query, rows)]}}."""
     found = {subject.name: {} for subject in subjects}
     for round in range(rounds):
@@ -424,7 +401,7 @@ def summarize_searches(found, subjects, truth, failures):
     return figures
 
 
-def measure_joins(processes, subject, queries, vectors, truth, repeats, say):
+def measure_joins(processes, subject, queries, vectors, truth, repeats):
     """The lateral join, the streams and all pairs: their times; their answers are checked."""
     figures = {}
     rows = len(vectors)
@@ -471,38 +448,19 @@ def measure_joins(processes, subject, queries, vectors, truth, repeats, say):
 # ---- showing ----
 
 
-class Table:
-    WIDTHS = (58, 10, 10, 8, 28, 9, 9, 6)
-
+class BesideSearches(Table):
     def __init__(self):
-        self.goals = []
-
-    def line(self, *cells):
-        first, *others = cells
-        text = f"{first:<{self.WIDTHS[0]}}"
-        for cell, width in zip(others, self.WIDTHS[1:]):
-            text += f"{cell:>{width}}"
-        print(text.rstrip())
-
-    def heading(self, text, *columns):
-        print()
-        self.line(text, *columns)
-        print("-" * sum(self.WIDTHS))
+        super().__init__(58, 10, 10, 8, 28, 9, 9, 6)
 
     def row(self, what, figures, *cells):
         recall = number(figures.get("recall"), 3) if "recall" in figures else ""
         times = number(figures["median_ms"], 2), number(figures["p95_ms"], 2)
         self.line("  " + what, *times, recall, *cells)
 
-    def goal(self, what, against, value, limit, at_least=False):
-        """The cells of a goal, which is remembered for the summary."""
-        reached = "yes" if value >= limit else "NO"
-        if not at_least:
-            reached = verdict(value, limit)
-        sign = ">=" if at_least else "<="
-        goal = {"what": f"{what}: {against}", "value": value, "goal": f"{sign} {limit:g}"}
-        self.goals.append(goal | {"reached": reached})
-        return against, number(value, 3), goal["goal"], reached
+    def compared(self, what, against, value, limit, at_least=False):
+        """The cells of a goal that compares with something."""
+        goal = self.goal(f"{what}: {against}", value, limit, at_least)
+        return against, number(value, 3), *goal
 
 
 FORM_COLUMNS = ("median", "p95", "recall", "compared with", "ratio", "goal", "")
@@ -531,7 +489,7 @@ def show_searches(table, own):
                 else:
                     bound = 1.1 * alone["median_ms"] + 0.5 * base
                     goal = "1.1 SELECT + 0.5 unfiltered", median / bound, 1
-                table.row(what, figures, *table.goal(f"{what}, {end}", *goal))
+                table.row(what, figures, *table.compared(f"{what}, {end}", *goal))
     table.heading("SELECT rowid FROM docs WHERE filter (ms)", *FORM_COLUMNS[:2])
     for column in ("indexed_bucket", "bucket"):
         for percent in PERCENTS:
@@ -562,23 +520,23 @@ def show_joins(table, joins, rows):
             ("limit 1000", "ORDER BY distance LIMIT 1000"),
         ):
             ratio = some[name]["median_ms"] / base
-            table.row(what, some[name], *table.goal(what, "k = 1000", ratio, 1.5))
+            table.row(what, some[name], *table.compared(what, "k = 1000", ratio, 1.5))
         table.row(f"k = {rows:,}", some["k = n"])
         ratio = some["stream n"]["median_ms"] / some["k = n"]["median_ms"]
         what = f"all {rows:,} rows without k"
-        table.row(what, some["stream n"], *table.goal(what, f"k = {rows:,}", ratio, 3))
+        table.row(what, some["stream n"], *table.compared(what, f"k = {rows:,}", ratio, 3))
     if "lateral" in joins:
         join, single = joins["lateral"]["join"], joins["lateral"]["single"]
         table.row("1,000 single searches", single)
         what = "1,000 outer rows JOIN docs_index ON MATCH AND k"
         ratio = join["median_ms"] / single["median_ms"]
-        table.row(what, join, *table.goal(what, "1,000 single searches", ratio, 1.1))
+        table.row(what, join, *table.compared(what, "1,000 single searches", ratio, 1.1))
         if "neighbors_ms" in joins:
             whole = join["median_ms"] * rows / LATERAL_ROWS
             table.line(f"  the lateral join of all {rows:,} rows, extrapolated", number(whole, 0))
             what = f"faiss_neighbors, {rows:,} rows, INSERT ... SELECT"
             speedup = whole / joins["neighbors_ms"]
-            goal = table.goal(what, "times faster than the join", speedup, 5, at_least=True)
+            goal = table.compared(what, "times faster than the join", speedup, 5, at_least=True)
             table.line("  " + what, number(joins["neighbors_ms"], 0), "", "", *goal)
 
 
@@ -587,21 +545,13 @@ def main():
     parser.add_argument("--extension", required=True)
     parser.add_argument("--work", required=True, help="where the databases are written")
     parser.add_argument("--peers", default="", help="virtual environment of the peers, made here")
-    parser.add_argument("--data", default="", help="directory with queries.f32.npy and the vectors")
-    parser.add_argument("--rows", type=int, default=63666, help="of the made-up vectors")
-    parser.add_argument("--dimension", type=int, default=384, help="of the made-up vectors")
+    add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=2 * SLICES, help="processes of each subject")
     parser.add_argument("--repeats", type=int, default=SLICES, help="processes of the joins")
     parser.add_argument("--json", help="write all figures to this file")
     options = parser.parse_args()
 
-    def say(text):
-        print(f"  ... {text}", file=sys.stderr, flush=True)
-
-    if options.data:
-        vectors, queries, source = read_data(options.data)
-    else:
-        vectors, queries, source = make_data(options.rows, options.dimension)
+    vectors, queries, source = read_or_make(options)
     rows, dimension = vectors.shape
     if rows < 1000 or len(queries) < SLICES:
         sys.exit(f"{source}: at least 1,000 vectors and {SLICES} queries are needed")
@@ -616,7 +566,7 @@ def main():
             peers = install_peers(pathlib.Path(options.peers).resolve())
         except (OSError, RuntimeError) as error:
             left_out = str(error)
-    load = "{:.2f}, {:.2f}, {:.2f}".format(*os.getloadavg())
+    machine = describe_machine() | {"sqlite": sqlite3.sqlite_version}
     versions = {}
     processes = Processes()
     pathlib.Path(options.work).mkdir(parents=True, exist_ok=True)
@@ -634,13 +584,12 @@ def main():
                 subjects.append(subject)
             elif name not in PEERS:
                 sys.exit(processes.failures[-1])
-        found = measure_searches(processes, subjects, blobs, options.rounds, say)
+        found = measure_searches(processes, subjects, blobs, options.rounds)
         searched = summarize_searches(found, subjects, truth, processes.failures)
-        joins = measure_joins(processes, subjects[0], blobs, vectors, truth, options.repeats, say)
+        joins = measure_joins(processes, subjects[0], blobs, vectors, truth, options.repeats)
 
     print(f"{rows:,} x {dimension} float32 ({source}), {len(queries)} queries")
-    system = f"{os.cpu_count()} cores, {platform.platform()}"
-    print(f"{cpu_model()}, {system}, load average {load} before")
+    print_machine(machine)
     print(f"SQLite {sqlite3.sqlite_version}, Python {platform.python_version()}")
     for name, version in versions.items():
         print(f"{name}: {' '.join(str(version).split())}")
@@ -648,31 +597,18 @@ def main():
         print(f"peers left out: {left_out}")
     times = len(found[subjects[0].name].get(("k", 100), ()))
     print(f"medians of {times} searches in {options.rounds} processes each, taking turns")
-    table = Table()
+    table = BesideSearches()
     if times:
         show_searches(table, searched[subjects[0].name])
     show_joins(table, joins, rows)
     if times:
         show_peers(table, searched, subjects)
-    print("\nGoals, which are meant for about 63,000 x 384:")
-    for goal in table.goals:
-        print(f"{goal['reached']:>4}  {goal['what']}: {number(goal['value'], 3)} ({goal['goal']})")
-
-    if options.json:
-        machine = {"cpu": cpu_model(), "system": system, "load_average": load}
-        machine["sqlite"] = sqlite3.sqlite_version
-        everything = {"rows": rows, "dimension": dimension, "data": source, "machine": machine}
-        everything |= {"versions": versions, "peers_left_out": None if peers else left_out}
-        everything |= {"goals": table.goals, "failures": processes.failures}
-        everything |= {"searches": searched, "joins": joins}
-        pathlib.Path(options.json).write_text(json.dumps(everything, indent=2) + "\n")
-    print()
-    if processes.failures:
-        print("FAILED:")
-        for failure in processes.failures:
-            print("  " + failure.replace("\n", "\n    "))
-        sys.exit(1)
-    print("Every answer of sqlite-faiss was that of brute force in float64.")
+    table.summary()
+    everything = {"rows": rows, "dimension": dimension, "data": source, "machine": machine}
+    everything |= {"versions": versions, "peers_left_out": None if peers else left_out}
+    everything |= {"goals": table.goals, "searches": searched, "joins": joins}
+    correct = "Every answer of sqlite-faiss was that of brute force in float64."
+    finish(processes.failures, correct, options.json, everything)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ on the machine and on what else runs there, and the table says which goals were 
 import argparse
 import hashlib
 import json
-import os
 import pathlib
-import platform
 import shutil
 import sqlite3
 import statistics
@@ -17,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 
-import numpy
+from report import Table, describe_machine, finish, number, print_machine, say
+from vectors import add_arguments, read_or_make
 
 GOAL_RATIO = 1.10
 GOAL_OVERHEAD_US = 30
@@ -36,27 +35,6 @@ CONTROL = "second_raw"
 
 
 # ---- data ----
-
-
-def read_data(directory):
-    """The vectors and queries of a directory with queries.f32.npy and one other .npy file."""
-    directory = pathlib.Path(directory)
-    queries = directory / "queries.f32.npy"
-    others = [path for path in sorted(directory.glob("*.npy")) if path != queries]
-    if not queries.exists() or len(others) != 1:
-        sys.exit(f"{directory}: expected queries.f32.npy and one other .npy file with the vectors")
-    vectors = numpy.load(others[0]).astype("<f4")
-    return vectors, numpy.load(queries).astype("<f4"), others[0].name
-
-
-def make_data(rows, dimension, query_count=65, clusters=256, seed=1):
-    """Gaussian clusters of unit vectors; the queries are drawn with the rows and then held out."""
-    random = numpy.random.default_rng(seed)
-    centres = random.standard_normal((clusters, dimension), dtype="f4")
-    drawn = centres[random.integers(clusters, size=rows + query_count)]
-    drawn += 0.7 * random.standard_normal(drawn.shape, dtype="f4")
-    drawn /= numpy.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn[:rows], drawn[rows:], f"{clusters} made-up clusters"
 
 
 def write_database(path, vectors):
@@ -159,7 +137,7 @@ def compare(bench, database, rounds, processes, **options):
     return merged
 
 
-def measure(bench, rounds, say):
+def measure(bench, rounds):
     figures = {}
     say("one query, k = 10")
     figures["search"] = compare(bench, "docs", rounds, processes=rounds, k=10)
@@ -207,46 +185,9 @@ def measure(bench, rounds, say):
 # ---- showing ----
 
 
-def cpu_model():
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def number(value, digits=0):
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def verdict(value, goal):
-    return "-" if value is None else "yes" if value <= goal else "NO"
-
-
-class Table:
-    WIDTHS = (48, 9, 9, 9, 9, 8, 11, 8, 9, 8)
-
+class BesideFaiss(Table):
     def __init__(self):
-        self.goals = []
-
-    def line(self, *cells):
-        first, *others = cells
-        text = f"{first:<{self.WIDTHS[0]}}"
-        for cell, width in zip(others, self.WIDTHS[1:]):
-            text += f"{cell:>{width}}"
-        print(text.rstrip())
-
-    def heading(self, text, *columns):
-        print()
-        self.line(text, *columns)
-        print("-" * sum(self.WIDTHS))
-
-    def goal(self, what, value, limit):
-        """The cells for a goal, which is remembered for the summary."""
-        self.goals.append({"what": what, "value": value, "goal": limit})
-        return f"<= {limit:g}", verdict(value, limit)
+        super().__init__(48, 9, 9, 9, 9, 8, 11, 8, 9, 8)
 
     def compared(self, result, k, goal=None):
         if result is None:
@@ -269,7 +210,7 @@ GOAL = ("goal", "reached")
 
 
 def show(figures, rows, dimension):
-    table = Table()
+    table = BesideFaiss()
     search = figures["search"]
     what = "1  one query"
     if search:
@@ -287,11 +228,7 @@ def show(figures, rows, dimension):
         table.heading(f"7  metric={metric} (us)", *TIMES)
         table.compared(result, 10)
     show_threads(table, figures["threads"])
-    print("\nGoals, which are meant for about 63,000 x 384:")
-    for goal in table.goals:
-        reached = verdict(goal["value"], goal["goal"])
-        value = number(goal["value"], 3)
-        print(f"{reached:>4}  {goal['what']}: {value} (goal <= {goal['goal']:g})")
+    table.summary()
     return table.goals
 
 
@@ -387,29 +324,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", required=True, help="the program search_bench")
     parser.add_argument("--extension", required=True)
-    parser.add_argument("--data", default="", help="directory with queries.f32.npy and the vectors")
-    parser.add_argument("--rows", type=int, default=63666, help="of the made-up vectors")
-    parser.add_argument("--dimension", type=int, default=384, help="of the made-up vectors")
+    add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=10, help="searches of each query")
     parser.add_argument("--json", help="write all figures to this file")
     options = parser.parse_args()
 
-    def say(text):
-        print(f"  ... {text}", file=sys.stderr, flush=True)
-
-    if options.data:
-        vectors, queries, source = read_data(options.data)
-    else:
-        vectors, queries, source = make_data(options.rows, options.dimension)
-    if len(vectors) < 100:
+    searched, queries, source = read_or_make(options)
+    if len(searched) < 100:
         sys.exit(f"{source}: at least 100 vectors are needed")
-    rows, dimension = vectors.shape
+    rows, dimension = searched.shape
     beside = pathlib.Path(options.bench).resolve().parent
     say("data")
-    data = cached_data(beside / "data", vectors, queries)
-    del vectors, queries
+    data = cached_data(beside / "data", searched, queries)
+    del searched, queries
 
-    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    machine = describe_machine()
     # The databases get virtual tables and changes: each run works on copies of its own.
     with tempfile.TemporaryDirectory(dir=beside) as directory:
         work = pathlib.Path(directory)
@@ -422,40 +351,20 @@ def main():
             versions = bench.run("prepare", name)
             if versions is None:
                 sys.exit(1)
-        machine = {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-            "load_average": load,
-            **versions,
-        }
-        figures = measure(bench, options.rounds, say)
+        machine |= versions
+        figures = measure(bench, options.rounds)
 
     print(f"{rows:,} x {dimension} float32 ({source})")
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, load average {load}")
+    print_machine(machine)
     print(f"{machine['extension']}; SQLite {machine['sqlite']}")
     print("raw: faiss_Index_search in an IndexFlat of the same vectors, in one process and thread;")
     print("ratio: of the medians, and its median and range over the processes;")
     print("paired: median over pairs of searches made one after the other")
     goals = show(figures, rows, dimension)
-    if options.json:
-        everything = {
-            "rows": rows,
-            "dimension": dimension,
-            "data": source,
-            "machine": machine,
-            "goals": goals,
-            "failures": bench.failures,
-            **figures,
-        }
-        pathlib.Path(options.json).write_text(json.dumps(everything, indent=2) + "\n")
-    print()
-    if bench.failures:
-        print("FAILED:")
-        for failure in bench.failures:
-            print("  " + failure.replace("\n", "\n    "))
-        sys.exit(1)
-    print("Every answer had the ids and the float32 scores of raw FAISS.")
+    everything = {"rows": rows, "dimension": dimension, "data": source, "machine": machine}
+    everything |= {"goals": goals, **figures}
+    correct = "Every answer had the ids and the float32 scores of raw FAISS."
+    finish(bench.failures, correct, options.json, everything)
 
 
 if __name__ == "__main__":
