@@ -15,6 +15,7 @@ CXXFLAGS ?= -O2 -g
 WERROR ?=
 SANITIZE ?=
 BENCH_DATA ?=
+TEST_SECONDS ?= 60
 INSTALL_PACKAGES ?= yes
 
 # Everything that is generated goes here.
@@ -135,11 +136,12 @@ sources := $(wildcard src/*.c src/*.cpp)
 sql := $(wildcard sql/*.sql)
 objects := $(patsubst src/%,$(OUT)/%.o,$(basename $(sources)))
 # The same sources calling SQLite as a library, not through a host's pointers: what the
-# programs of tests/unit and tests/concurrency are linked with.
+# programs of tests/unit, tests/concurrency and tests/faults are linked with.
 core_objects := $(patsubst src/%,$(OUT)/core/%.o,$(basename $(sources)))
 unit_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/unit/*_test.c))
 concurrency_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/concurrency/*.c))
-formatted := $(wildcard $(foreach d,src tests/unit tests/concurrency tests/bench,\
+fault_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/faults/*.c))
+formatted := $(wildcard $(foreach d,src tests/unit tests/concurrency tests/faults tests/bench,\
     $d/*.c $d/*.h $d/*.cpp))
 
 # ---- the extension ---------------------------------------------------------------------
@@ -229,18 +231,20 @@ endif
 VENV := $(BUILD)/venv
 venv := $(VENV)/installed
 
-.PHONY: test test-unit test-python test-asan test-tsan test-valgrind test-sqlite
+.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
 	@$(MAKE) format-check
 	@$(MAKE) test-unit
+	@$(MAKE) test-faults
 	@$(MAKE) test-python
 
 # Python leaks by design (what lives as long as the process is never freed), with the
-# interpreter in every stack, so leaks are looked for in the unit tests only.
+# interpreter in every stack, so leaks are looked for in the C programs only.
 test-asan: $(venv)
 	@$(MAKE) SANITIZE=address,undefined test-unit
+	@$(MAKE) SANITIZE=address,undefined test-faults
 	@$(MAKE) SANITIZE=address,undefined test-python
 
 test-tsan: $(BUILD)/packages-test
@@ -268,9 +272,13 @@ endif
 test-unit: $(unit_tests)
 	$(call run_each,$(unit_tests),$(under))
 
+# Every point at which a file can fail; some of them where it takes long.
+test-faults: $(fault_tests)
+	$(call run_each,$(fault_tests),$(under) env FAULTS_EVERY=$(if $(SANITIZE),11,1))
+
 .PHONY: run-concurrency
 run-concurrency: $(concurrency_tests)
-	$(call run_each,$(concurrency_tests),$(under))
+	$(call run_each,$(concurrency_tests),$(under) env TEST_SECONDS=$(TEST_SECONDS))
 
 $(OUT)/libcore.a: $(core_objects)
 	@rm -f $@
@@ -282,6 +290,11 @@ $(OUT)/unit/%: tests/unit/%.c $(OUT)/libcore.a $(FAISS_BUILT) | $(BUILD)/package
 	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3 -lcmocka
 
 $(OUT)/concurrency/%: tests/concurrency/%.c $(OUT)/libcore.a $(FAISS_BUILT)
+	@mkdir -p $(@D)
+	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
+	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3
+
+$(OUT)/faults/%: tests/faults/%.c $(OUT)/libcore.a $(FAISS_BUILT)
 	@mkdir -p $(@D)
 	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
 	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3
@@ -384,12 +397,13 @@ distclean:
 help:
 	@echo 'target          minutes on 2 cores: the first time, in this order, and again'
 	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
-	@echo '  test            3     3    layout, unit tests, Python tests'
+	@echo '  test            5     5    layout, unit tests, files that fail, Python tests'
 	@echo '  test-unit                  tests/unit/*_test.c'
+	@echo '  test-faults                tests/faults: files that fail, a full disk'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
 	@echo '  test-sqlite     3     2    tests of queries with the oldest SQLite and with a new one'
-	@echo '  test-asan       5     5    both under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo '  test-tsan       5     0    tests/concurrency under ThreadSanitizer'
+	@echo '  test-asan       8     8    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-tsan       6     2    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   1     1    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
 	@echo '  bench          11    10    against FAISS itself and other extensions; BENCH_DATA=dir'
@@ -409,7 +423,9 @@ help:
 	@echo '  FAISS_BUILD                $(FAISS_BUILD)'
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
 	@echo '  WERROR                     none; 1: a warning is an error'
+	@echo '  TEST_SECONDS               60; how long tests of threads go on'
 	@echo '  SANITIZE                   none; address,undefined or thread or valgrind'
 
 # Each object's headers.
--include $(wildcard $(OUT)/*.d $(OUT)/core/*.d $(OUT)/unit/*.d $(OUT)/concurrency/*.d $(OUT)/bench/*.d)
+-include $(wildcard $(OUT)/*.d $(OUT)/core/*.d $(OUT)/unit/*.d $(OUT)/concurrency/*.d \
+    $(OUT)/faults/*.d $(OUT)/bench/*.d)

@@ -276,8 +276,11 @@ int config_load(const config_place *place, const char *embedding, column_list *o
     /* In the order of keys: the columns come before "embedding", whose name they
     ** must not take, so this pass is made twice. */
     for (int pass = 0; rc == SQLITE_OK && pass < 2; pass++) {
-        if (sql_prepare(place->db, config_sql(SQL_CONFIG_GET, place), &get) != SQLITE_OK)
+        int prepared = sql_prepare(place->db, config_sql(SQL_CONFIG_GET, place), &get);
+        if (prepared != SQLITE_OK) {
+            rc = prepared == SQLITE_ERROR ? SQLITE_OK : prepared;
             break;
+        }
         while (rc == SQLITE_OK && sqlite3_step(get) == SQLITE_ROW) {
             const char *key = (const char *)sqlite3_column_text(get, 0);
             int is_column = key && strncmp(key, "column ", 7) == 0;
@@ -285,7 +288,8 @@ int config_load(const config_place *place, const char *embedding, column_list *o
                 rc = read_setting(place, out, key, (const char *)sqlite3_column_text(get, 1),
                                   damage);
         }
-        sqlite3_finalize(get);
+        int finalized = sqlite3_finalize(get);
+        rc = rc == SQLITE_OK ? finalized : rc;
     }
     if (rc != SQLITE_OK)
         column_list_clear(out);

@@ -171,12 +171,10 @@ int connection_identify(connection *c, const char *schema, registry_database *ou
     return 0;
 }
 
-/* What an immutable file must still show for another connection's version of it
-** to be used without comparing. */
-static uint64_t immutable_stamp(const char *path)
+uint64_t connection_file_stamp(const char *path)
 {
     struct stat file;
-    if (stat(path, &file) != 0)
+    if (!path || !*path || stat(path, &file) != 0)
         return 0;
     uint64_t when = (uint64_t)file.st_mtim.tv_sec * 1000000000u + (uint64_t)file.st_mtim.tv_nsec;
     return index_row_hash((int64_t)when, NULL, 0, &file.st_size, sizeof file.st_size) | 1;
@@ -199,10 +197,11 @@ int connection_join_registry(connection *c, tracked_source *t)
                         .strict = t->asked.strict,
                         .dimension = t->asked.dimension,
                         .kept_values = tracked_kept_values(t),
-                        .has_integer_key = t->source.has_integer_key};
+                        .has_integer_key = t->source.has_integer_key,
+                        .stamp = connection_file_stamp(path)};
     t->is_file = connection_identify(c, t->source.schema, &key.database);
     t->is_immutable = t->is_file && sqlite3_uri_boolean(path, "immutable", 0);
-    t->file_stamp = t->is_immutable ? immutable_stamp(path) : 0;
+    t->file_stamp = t->is_immutable ? connection_file_stamp(path) : 0;
     registry_entry *entry = registry_join(&key);
     if (!entry)
         return SQLITE_NOMEM;

@@ -109,6 +109,11 @@ void connection_forget(connection *c, const definition *d);
 /* The faiss table of that name, NULL if this connection has none open. */
 const definition *connection_find_table(const connection *c, const char *schema, const char *name);
 
+/* The size of a file and the time of its last change, mixed; 0 if there is none. What an
+** immutable file must still show for another connection's version of it to be used
+** without comparing. */
+uint64_t connection_file_stamp(const char *path);
+
 /* Identify the file behind a schema; 0 and an owner for databases that only
 ** this connection can see. */
 int connection_identify(connection *c, const char *schema, registry_database *out);

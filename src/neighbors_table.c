@@ -6,6 +6,7 @@
 #include "message.h"
 #include "snapshot.h"
 #include "table.h"
+#include "sql_text.h"
 
 enum {
     COLUMN_ID,
@@ -43,8 +44,7 @@ static int neighbors_connect(sqlite3 *db, void *aux, int argc, const char *const
 {
     (void)argc;
     (void)argv;
-    (void)message;
-    int rc = sqlite3_declare_vtab(db, columns);
+    int rc = sql_declare(db, columns, message);
     neighbors_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
     if (!t)
         return rc == SQLITE_OK ? SQLITE_NOMEM : rc;

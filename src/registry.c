@@ -200,7 +200,9 @@ registry_entry *registry_join(const registry_key *key)
         e->next = entries;
         entries = e;
     }
-    if (e->users++ == 0 && !key->has_integer_key)
+    /* What happened to a file that nobody had open is not known: it may have been filled
+    ** anew from a copy, with the numbers and tags that the log had before. */
+    if (e->users++ == 0 && (!key->has_integer_key || key->stamp != e->stamp))
         forget_states(e);
     registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);

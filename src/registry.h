@@ -29,8 +29,8 @@ typedef struct registry_key {
     int strict;
     int dimension;       /* as demanded, 0 if taken from the rows */
     int kept_values;     /* with each row */
-    int has_integer_key; /* rowids do not change; else a file that nobody had open for a
-                         ** while is not relied upon to be in the state that its log names */
+    int has_integer_key; /* rowids do not change */
+    uint64_t stamp;      /* of the file: its size and the time of its last change */
 } registry_key;
 
 typedef struct registry_entry registry_entry;
@@ -55,7 +55,7 @@ typedef struct live_state {
 } live_state;
 
 /* The version published last with a reference for the caller, NULL if none.
-** *stamp is what was published with it. */
+** *stamp is that of the file when it was published. */
 index_version *registry_current(registry_entry *entry, uint64_t *stamp);
 
 /* The version of a state, with a reference; NULL if it is not kept. Kept are the

@@ -25,12 +25,11 @@ static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *a
 {
     (void)argc;
     (void)argv;
-    (void)message;
     faiss_table *t = sqlite3_malloc64(sizeof *t);
     if (!t)
         return SQLITE_NOMEM;
     memset(t, 0, sizeof *t);
-    int rc = sqlite3_declare_vtab(db, search_columns);
+    int rc = sql_declare(db, search_columns, message);
     if (rc != SQLITE_OK) {
         sqlite3_free(t);
         return rc;
@@ -118,8 +117,7 @@ static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *
 {
     (void)argc;
     (void)argv;
-    (void)message;
-    int rc = sqlite3_declare_vtab(db, indexes_columns);
+    int rc = sql_declare(db, indexes_columns, message);
     indexes_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
     if (!t)
         return rc == SQLITE_OK ? SQLITE_NOMEM : rc;

@@ -28,7 +28,7 @@ static void ensure_watch_keeper(connection *c)
 {
     sqlite3_stmt *statement;
     if (!c->watch_keeper &&
-        sqlite3_prepare_v2(c->db, "SELECT 1 FROM faiss_indexes", -1, &statement, NULL) == SQLITE_OK)
+        sql_prepare_fixed(c->db, "SELECT 1 FROM faiss_indexes", &statement) == SQLITE_OK)
         sqlite3_finalize(statement);
 }
 
@@ -276,8 +276,7 @@ static int reads_uncommitted(const snapshot *s)
     int on = 0;
     if (s->tracked->is_file)
         return 0;
-    if (sqlite3_prepare_v2(s->connection->db, "PRAGMA read_uncommitted", -1, &pragma, NULL) ==
-        SQLITE_OK)
+    if (sql_prepare_fixed(s->connection->db, "PRAGMA read_uncommitted", &pragma) == SQLITE_OK)
         on = sqlite3_step(pragma) == SQLITE_ROW && sqlite3_column_int(pragma, 0);
     sqlite3_finalize(pragma);
     return on;
@@ -471,11 +470,13 @@ static int went_back(const snapshot *s, const live_state *now)
 }
 
 /* Take over a version of a committed state. */
-static void take_latest(tracked_source *t, index_version *made, const snapshot_state *state)
+static void take_latest(sqlite3 *db, tracked_source *t, index_version *made,
+                        const snapshot_state *state)
 {
     index_version *former = t->latest;
-    t->latest =
-        registry_publish(t->shared, made, state->live.seq ? &state->live : NULL, t->file_stamp);
+    const char *path = sqlite3_db_filename(db, t->source.schema);
+    t->latest = registry_publish(t->shared, made, state->live.seq ? &state->live : NULL,
+                                 connection_file_stamp(path));
     t->latest_live = state->live;
     t->state = state->file;
     t->trusted = t->watch != NULL && !t->source.is_volatile;
@@ -509,7 +510,7 @@ static int refresh_shared(snapshot *s, const snapshot_state *state, char **messa
     if (rc == SQLITE_OK && !made)
         rc = build_whole(s, comparison_base(t, published), t->asked.strict, state, &made, message);
     if (rc == SQLITE_OK)
-        take_latest(t, made, state);
+        take_latest(s->connection->db, t, made, state);
     if (has_turn)
         registry_end_build(t->shared);
     index_release(published);
@@ -775,7 +776,11 @@ int snapshot_define(connection *c, const char *database, const char *table, defi
         return SQLITE_NOMEM;
     }
     if (!connection_is_tracked(c, out))
-        source_connect(c->db, out->schema, out->table);
+        rc = source_connect(c->db, out->schema, out->table);
+    if (rc != SQLITE_OK) {
+        definition_clear(out);
+        return rc;
+    }
     const definition *known = connection_find_table(c, out->schema, out->table);
     if (!known)
         return SQLITE_OK;

@@ -8,9 +8,14 @@
 
 int source_failure(sqlite3 *db, const source *s, int rc, char **message)
 {
+    /* sqlite3_declare_vtab(), of SQLite's own tables too, makes an interrupt an error. */
+    if (rc == SQLITE_ERROR && sql_was_interrupted(db))
+        rc = SQLITE_INTERRUPT;
     if (rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT)
         return rc;
-    *message = sqlite3_mprintf("cannot read %s.%s: %s", s->schema, s->table, sqlite3_errmsg(db));
+    /* A statement that went well since then has replaced the connection's own message. */
+    const char *why = sqlite3_errcode(db) == SQLITE_OK ? sqlite3_errstr(rc) : sqlite3_errmsg(db);
+    *message = sqlite3_mprintf("cannot read %s.%s: %s", s->schema, s->table, why);
     return *message ? rc : SQLITE_NOMEM;
 }
 
@@ -303,12 +308,23 @@ static int resolve_columns(sqlite3 *db, source *s, const char *id, const char *e
     return rc;
 }
 
-void source_connect(sqlite3 *db, const char *schema, const char *table)
+int source_connect(sqlite3 *db, const char *schema, const char *table)
 {
-    sqlite3_stmt *list;
-    if (prepare_pragma(db, SQL_TABLE_LIST, schema, table, &list) == SQLITE_OK)
+    sqlite3_stmt *list, *rows;
+    int rc = prepare_pragma(db, SQL_TABLE_LIST, schema, table, &list);
+    if (rc == SQLITE_OK)
         sqlite3_step(list);
-    sqlite3_finalize(list);
+    int finalized = sqlite3_finalize(list);
+    rc = rc == SQLITE_OK ? finalized : rc;
+    /* SQLite keeps an error of connecting to itself there. */
+    char *name = sql_quote_table(schema, table);
+    if (rc == SQLITE_OK)
+        rc = sql_prepare(db, name ? sqlite3_mprintf("SELECT 1 FROM %s", name) : NULL, &rows);
+    if (rc == SQLITE_OK)
+        sqlite3_finalize(rows);
+    sqlite3_free(name);
+    return rc == SQLITE_INTERRUPT || rc == SQLITE_NOMEM || (rc & 0xff) == SQLITE_IOERR ? rc
+                                                                                       : SQLITE_OK;
 }
 
 /* Whether a function, named as in "lower(1)", is deterministic. */
@@ -316,7 +332,7 @@ static int is_deterministic(sqlite3 *db, const char *call)
 {
     sqlite3_stmt *flags;
     int result = 0;
-    if (sqlite3_prepare_v2(db, SQL_FUNCTION_FLAGS, -1, &flags, NULL) == SQLITE_OK) {
+    if (sql_prepare_fixed(db, SQL_FUNCTION_FLAGS, &flags) == SQLITE_OK) {
         sqlite3_bind_text(flags, 1, call, (int)strcspn(call, "("), SQLITE_STATIC);
         result = sqlite3_step(flags) == SQLITE_ROW && sqlite3_column_int(flags, 0) != 0;
     }

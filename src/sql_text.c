@@ -55,12 +55,50 @@ char *sql_quote_table(const char *schema, const char *name)
     return sqlite3_mprintf("\"%w\".\"%w\"", schema, name);
 }
 
+static int is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
+}
+
+char *sql_unquote(const char *text, size_t length)
+{
+    while (length && is_space(text[0])) {
+        text++;
+        length--;
+    }
+    while (length && is_space(text[length - 1]))
+        length--;
+    char *out = sqlite3_malloc64(length + 1);
+    if (!out)
+        return NULL;
+    char open = length ? text[0] : 0;
+    char close = open == '[' ? ']' : open;
+    size_t n = 0;
+    if (open && strchr("'\"`[", open) && length >= 2 && text[length - 1] == close) {
+        for (size_t i = 1; i + 1 < length; i++) {
+            out[n++] = text[i];
+            i += text[i] == close && close != ']'; /* a doubled quote */
+        }
+    } else {
+        memcpy(out, text, length);
+        n = length;
+    }
+    out[n] = 0;
+    return out;
+}
+
+int sql_prepare_fixed(sqlite3 *db, const char *text, sqlite3_stmt **out)
+{
+    int rc = sqlite3_prepare_v2(db, text, -1, out, NULL);
+    return rc == SQLITE_ERROR && sql_was_interrupted(db) ? SQLITE_INTERRUPT : rc;
+}
+
 int sql_prepare(sqlite3 *db, char *text, sqlite3_stmt **out)
 {
     *out = NULL;
     if (!text)
         return SQLITE_NOMEM;
-    int rc = sqlite3_prepare_v2(db, text, -1, out, NULL);
+    int rc = sql_prepare_fixed(db, text, out);
     sqlite3_free(text);
     return rc;
 }
@@ -72,4 +110,19 @@ int sql_execute(sqlite3 *db, char *text)
     int rc = sqlite3_exec(db, text, NULL, NULL, NULL);
     sqlite3_free(text);
     return rc;
+}
+
+int sql_was_interrupted(sqlite3 *db)
+{
+    return strcmp(sqlite3_errmsg(db), sqlite3_errstr(SQLITE_INTERRUPT)) == 0;
+}
+
+int sql_declare(sqlite3 *db, const char *columns, char **message)
+{
+    int rc = sqlite3_declare_vtab(db, columns);
+    if (rc != SQLITE_ERROR || !sql_was_interrupted(db))
+        return rc;
+    if (message)
+        *message = sqlite3_mprintf("%s", sqlite3_errstr(SQLITE_INTERRUPT));
+    return SQLITE_INTERRUPT;
 }

@@ -5,6 +5,8 @@
 #ifndef SQL_TEXT_H
 #define SQL_TEXT_H
 
+#include <stddef.h>
+
 #include "sql.h"
 #include "sqlite_api.h"
 
@@ -20,10 +22,25 @@ char *sql_quote(const char *name);
 /* "schema"."name", both quoted. */
 char *sql_quote_table(const char *schema, const char *name);
 
+/* A copy of `length` bytes of SQL text without white space around it, and without one
+** pair of quotes (', ", ` or []); NULL when memory is short. */
+char *sql_unquote(const char *text, size_t length);
+
 /* Prepare a text and free it. A NULL text is SQLITE_NOMEM. */
 int sql_prepare(sqlite3 *db, char *text, sqlite3_stmt **out);
 
 /* Run a text that gives no rows, and free it. */
 int sql_execute(sqlite3 *db, char *text);
+
+/* sqlite3_prepare_v2() of a text that needs no filling in; an interrupt is SQLITE_INTERRUPT, also
+** one that SQLite's own tables make an error. */
+int sql_prepare_fixed(sqlite3 *db, const char *text, sqlite3_stmt **out);
+
+/* sqlite3_declare_vtab(), which takes an interrupt for an error: SQLITE_INTERRUPT then, with
+** the message in *message. `message` may be NULL. */
+int sql_declare(sqlite3 *db, const char *columns, char **message);
+
+/* Whether the error that the connection reports is an interrupt, under whatever code. */
+int sql_was_interrupted(sqlite3 *db);
 
 #endif

@@ -6,6 +6,9 @@
 #include "message.h"
 #include "sql_text.h"
 
+/* Behind the largest number there is no next one: SQLite then draws numbers by chance. */
+static const sqlite3_int64 SEQ_MOST = INT64_MAX / 2;
+
 enum { INSERT_TRIGGER, REPLACE_TRIGGER, TRIGGERS_MOST = 6 }; /* in the order of list_triggers() */
 
 /* The triggers that a source should have. */
@@ -37,12 +40,18 @@ static char *name_of(const source *s, const char *suffix)
 
 /* ---- the faiss tables over a source ---- */
 
-/* Whether a list of quoted names has this one. */
+/* Whether a list of quoted names has this one. Within a name quotes are doubled, so that
+** what stands between separators is a name. */
 static int has_name(sqlite3_str *list, const char *name)
 {
     char *quoted = sql_quote(name);
-    const char *text = sqlite3_str_value(list);
-    int has = quoted && text && strstr(text, quoted);
+    const char *text = sqlite3_str_value(list), *at = quoted ? text : NULL;
+    size_t length = quoted ? strlen(quoted) : 0;
+    int has = 0;
+    while (!has && at && (at = strstr(at, quoted)) != NULL) {
+        has = (at == text || at[-1] == ' ') && (at[length] == 0 || at[length] == ',');
+        at++;
+    }
     sqlite3_free(quoted);
     return has;
 }
@@ -56,7 +65,7 @@ static void add_name(sqlite3_str *list, const char *name)
 static int find_generated(sqlite3 *db, const source *s, const char *column, int *any)
 {
     sqlite3_stmt *pragma;
-    int rc = sqlite3_prepare_v2(db, SQL_GENERATED_COLUMN, -1, &pragma, NULL);
+    int rc = sql_prepare_fixed(db, SQL_GENERATED_COLUMN, &pragma);
     if (rc == SQLITE_OK) {
         sqlite3_bind_text(pragma, 1, s->table, -1, SQLITE_STATIC);
         sqlite3_bind_text(pragma, 2, s->schema, -1, SQLITE_STATIC);
@@ -104,7 +113,7 @@ static int add_participant(sqlite3 *db, trigger_parts *p, const char *config)
     int rc = sql_prepare(db, sql_text(SQL_PARTICIPANT, "config", table, NULL), &settings);
     sqlite3_free(table);
     if (rc != SQLITE_OK)
-        return rc == SQLITE_NOMEM ? rc : SQLITE_OK; /* some other table */
+        return rc == SQLITE_ERROR ? SQLITE_OK : rc; /* some other table */
     if (sqlite3_step(settings) == SQLITE_ROW) {
         const char *over = (const char *)sqlite3_column_text(settings, SOURCE);
         const char *id = (const char *)sqlite3_column_text(settings, ID);
@@ -187,7 +196,25 @@ static int add_victims(trigger_parts *p, conflict *c)
     return rc;
 }
 
-static void add_conflict_column(trigger_parts *p, conflict *c, sqlite3_stmt *row)
+/* A column's default as an expression. SQLite takes a word or a quoted name there for a
+** text, and would take it for a column in a trigger. */
+static char *default_expression(const char *text)
+{
+    static const char *const constants[] = {"true",         "false",        "null",
+                                            "current_time", "current_date", "current_timestamp"};
+    size_t word = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789$");
+    int is_word = (text[0] > '9' || text[0] == '_') && text[word] == 0;
+    for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
+        is_word &= sqlite3_stricmp(text, constants[i]) != 0;
+    if (!is_word && !strchr("\"`[", text[0]) && (unsigned char)text[0] < 0x80)
+        return sqlite3_mprintf("(%s)", text);
+    char *bare = sql_unquote(text, strlen(text));
+    char *literal = bare ? sqlite3_mprintf("%Q", bare) : NULL;
+    sqlite3_free(bare);
+    return literal;
+}
+
+static int add_conflict_column(trigger_parts *p, conflict *c, sqlite3_stmt *row)
 {
     enum { INDEX, CID, NAME, COLLATION, DEFAULT, GENERATED, PARTIAL };
     const char *name = (const char *)sqlite3_column_text(row, NAME);
@@ -198,25 +225,29 @@ static void add_conflict_column(trigger_parts *p, conflict *c, sqlite3_stmt *row
     if (sqlite3_column_int(row, GENERATED) && !p->obstacle)
         p->obstacle = sqlite3_mprintf("the UNIQUE index %s is on a generated column", c->index);
     if (sqlite3_column_int(row, CID) < 0 || !name)
-        return; /* an expression, or the rowid: more rows are found without it */
+        return SQLITE_OK; /* an expression, or the rowid: more rows are found without it */
     if (!c->condition)
         c->condition = sqlite3_str_new(NULL);
     else
         sqlite3_str_appendall(c->condition, " AND ");
-    if (otherwise)
-        sqlite3_str_appendf(c->condition, "s.\"%w\" = coalesce(NEW.\"%w\", %s)", name, name,
-                            otherwise);
+    char *value = otherwise ? default_expression(otherwise) : NULL;
+    if (otherwise && !value)
+        return SQLITE_NOMEM;
+    if (value)
+        sqlite3_str_appendf(c->condition, "s.\"%w\" = coalesce(NEW.\"%w\", %s)", name, name, value);
     else
         sqlite3_str_appendf(c->condition, "s.\"%w\" = NEW.\"%w\"", name, name);
+    sqlite3_free(value);
     sqlite3_str_appendf(c->condition, " COLLATE \"%w\"", collation ? collation : "BINARY");
     add_name(p->unique_columns, name);
+    return SQLITE_OK;
 }
 
 static int gather_conflicts(sqlite3 *db, trigger_parts *p)
 {
     sqlite3_stmt *columns;
     conflict c = {0};
-    int rc = sqlite3_prepare_v2(db, SQL_UNIQUE_COLUMNS, -1, &columns, NULL);
+    int rc = sql_prepare_fixed(db, SQL_UNIQUE_COLUMNS, &columns);
     sqlite3_bind_text(columns, 1, p->source->table, -1, SQLITE_STATIC);
     sqlite3_bind_text(columns, 2, p->source->schema, -1, SQLITE_STATIC);
     while (rc == SQLITE_OK && (rc = sqlite3_step(columns)) == SQLITE_ROW) {
@@ -227,7 +258,7 @@ static int gather_conflicts(sqlite3 *db, trigger_parts *p)
             c.index = sqlite3_mprintf("%s", index);
         }
         if (rc == SQLITE_OK)
-            add_conflict_column(p, &c, columns);
+            rc = add_conflict_column(p, &c, columns);
     }
     int finalized = sqlite3_finalize(columns);
     rc = rc == SQLITE_DONE ? finalized : rc;
@@ -448,7 +479,7 @@ static int find_temporary_trigger(sqlite3 *db, const source *s, int *has)
     sqlite3_stmt *triggers;
     if (sqlite3_db_readonly(db, "temp") < 0)
         return SQLITE_OK; /* there is no temporary schema, and looking would make one */
-    int rc = sqlite3_prepare_v2(db, SQL_TEMPORARY_TRIGGERS, -1, &triggers, NULL);
+    int rc = sql_prepare_fixed(db, SQL_TEMPORARY_TRIGGERS, &triggers);
     if (rc == SQLITE_OK) {
         sqlite3_bind_text(triggers, 1, s->table, -1, SQLITE_STATIC);
         *has |= sqlite3_step(triggers) == SQLITE_ROW;
@@ -497,13 +528,14 @@ static const char *obstacle_of_kind(const source *s)
     }
 }
 
+/* Whether there is a log, and the caller's authorizer lets it be read. */
 static int log_exists(sqlite3 *db, const change_log *log, int *exists)
 {
     sqlite3_stmt *statement;
     int rc = sql_prepare(db, sql_text(SQL_LOG_LAST, "log", log->table, NULL), &statement);
     sqlite3_finalize(statement);
     *exists = rc == SQLITE_OK;
-    return rc == SQLITE_NOMEM ? rc : SQLITE_OK;
+    return rc == SQLITE_ERROR || rc == SQLITE_AUTH ? SQLITE_OK : rc;
 }
 
 int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **message)
@@ -516,6 +548,8 @@ int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **messag
     trigger_list expected = {0};
     int rc = parts_gather(db, s, &p);
     if (rc == SQLITE_OK && !p.participants)
+        rc = gather_conflicts(db, &p); /* perhaps there could be none */
+    if (rc == SQLITE_OK && !p.participants && !p.obstacle)
         rc = not_live(out, sqlite3_mprintf("no live faiss table in its own schema is over it"));
     else if (rc == SQLITE_OK && p.obstacle)
         rc = not_live(out, sqlite3_mprintf("%s", p.obstacle));
@@ -534,8 +568,8 @@ int storage_inspect(sqlite3 *db, const source *s, change_log *out, char **messag
         if (rc == SQLITE_OK)
             rc = log_exists(db, out, &exists);
         if (rc == SQLITE_OK && !exists)
-            rc = not_live(out, sqlite3_mprintf("its change log %s is missing: 'rebuild' makes it "
-                                               "anew",
+            rc = not_live(out, sqlite3_mprintf("its change log %s is missing or may not be read: "
+                                               "'rebuild' makes it anew",
                                                log));
         sqlite3_free(log);
     }
@@ -668,12 +702,15 @@ int storage_arm(sqlite3 *db, const source *s, int anew, char **message)
     if (rc == SQLITE_OK && is_live)
         rc = create_triggers(db, s, &list);
     if (rc == SQLITE_OK && is_live)
+        rc = run_on_log(db, s, SQL_LOG_CLEAR);
+    if (rc == SQLITE_OK && is_live)
         rc = run_on_log(db, s, SQL_LOG_MARK);
     if (rc == SQLITE_OK && !p.participants)
         rc = drop_log(db, s);
     if (rc != SQLITE_OK && rc != SQLITE_NOMEM && !*message)
         *message = sqlite3_mprintf("cannot keep a change log of %s.%s: %s", s->schema, s->table,
-                                   sqlite3_errmsg(db));
+                                   sqlite3_errcode(db) == SQLITE_OK ? sqlite3_errstr(rc)
+                                                                    : sqlite3_errmsg(db));
     trigger_list_clear(&list);
     parts_clear(&p);
     return rc;
@@ -714,6 +751,8 @@ int storage_last(sqlite3 *db, const change_log *log, sqlite3_stmt **statement, l
     rc = sqlite3_step(*statement);
     if (rc == SQLITE_ROW) {
         state->seq = sqlite3_column_int64(*statement, 0);
+        if (state->seq < 0 || state->seq > SEQ_MOST)
+            state->seq = 0;
         state->tag = sqlite3_column_int64(*statement, 1);
     }
     int reset = sqlite3_reset(*statement);

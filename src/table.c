@@ -7,6 +7,7 @@
 #include "cursor.h"
 #include "message.h"
 #include "snapshot.h"
+#include "sql_text.h"
 
 enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
 enum { INTEGRITY_AVAILABLE = 3044000 }; /* xIntegrity; called only from that version on */
@@ -100,40 +101,6 @@ static const struct option {
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
-static int is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
-}
-
-/* A copy without white space around it, and without one pair of quotes (', ", `
-** or []), of `length` bytes of SQL text. */
-static char *unquote(const char *text, size_t length)
-{
-    while (length && is_space(text[0])) {
-        text++;
-        length--;
-    }
-    while (length && is_space(text[length - 1]))
-        length--;
-    char *out = sqlite3_malloc64(length + 1);
-    if (!out)
-        return NULL;
-    char open = length ? text[0] : 0;
-    char close = open == '[' ? ']' : open;
-    size_t n = 0;
-    if (open && strchr("'\"`[", open) && length >= 2 && text[length - 1] == close) {
-        for (size_t i = 1; i + 1 < length; i++) {
-            out[n++] = text[i];
-            i += text[i] == close && close != ']'; /* a doubled quote */
-        }
-    } else {
-        memcpy(out, text, length);
-        n = length;
-    }
-    out[n] = 0;
-    return out;
-}
-
 static int unknown_option(const char *name, char **message)
 {
     sqlite3_str *known = sqlite3_str_new(NULL);
@@ -153,8 +120,8 @@ static int parse_option(const char *argument, definition *d, int *given, char **
         return set_message(message,
                            sqlite3_mprintf("malformed option: %s (expected name=value)", argument));
     }
-    char *name = unquote(argument, (size_t)(equals - argument));
-    char *value = unquote(equals + 1, strlen(equals + 1));
+    char *name = sql_unquote(argument, (size_t)(equals - argument));
+    char *value = sql_unquote(equals + 1, strlen(equals + 1));
     int rc = name && value ? SQLITE_OK : SQLITE_NOMEM;
     const struct option *found = NULL;
     for (int i = 0; rc == SQLITE_OK && i < OPTIONS; i++) {
@@ -189,8 +156,8 @@ static int parse_arguments(int argc, const char *const *argv, definition *d, cha
         return set_message(message, sqlite3_mprintf("expected USING faiss(database, table [, "
                                                     "option=value]...)"));
     }
-    d->schema = unquote(argv[ARGUMENT_DATABASE], strlen(argv[ARGUMENT_DATABASE]));
-    d->table = unquote(argv[ARGUMENT_TABLE], strlen(argv[ARGUMENT_TABLE]));
+    d->schema = sql_unquote(argv[ARGUMENT_DATABASE], strlen(argv[ARGUMENT_DATABASE]));
+    d->table = sql_unquote(argv[ARGUMENT_TABLE], strlen(argv[ARGUMENT_TABLE]));
     int rc = d->schema && d->table ? SQLITE_OK : SQLITE_NOMEM;
     /* A file attached under another name keeps working: "main" is where the
     ** table itself lives. In temp, names are taken as written. */
@@ -328,7 +295,9 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
 {
     config_place place = {t->connection->db, t->schema, t->name};
     config_settings settings = {.source = s->table, .id = s->id, .strict = t->definition.strict};
-    int rc = check_rows(t, s, &settings.dimension, message);
+    int rc = sqlite3_txn_state(place.db, t->schema) == SQLITE_TXN_WRITE
+                 ? check_rows(t, s, &settings.dimension, message)
+                 : SQLITE_ABORT_ROLLBACK;
     if (rc == SQLITE_OK)
         rc = decide_live(t, s, &settings.live, message);
     if (rc == SQLITE_OK)
@@ -336,7 +305,11 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
     if (rc == SQLITE_OK)
         rc = put(&place, l, &settings, message);
     l->live = settings.live;
-    return rc == SQLITE_OK && settings.live ? storage_arm(place.db, s, anew, message) : rc;
+    if (rc == SQLITE_OK && settings.live)
+        rc = storage_arm(place.db, s, anew, message);
+    if (rc == SQLITE_OK && sqlite3_txn_state(place.db, t->schema) != SQLITE_TXN_WRITE)
+        rc = SQLITE_ABORT_ROLLBACK;
+    return rc;
 }
 
 /* Check the source, fill in the column list, make the shadow table and the log. */
@@ -369,20 +342,21 @@ static char *declaration(const faiss_table *t, const column_list *l, const char 
     return sqlite3_str_finish(sql);
 }
 
-static int declare_columns(const faiss_table *t, const column_list *l, const char *id_collation)
+static int declare_columns(const faiss_table *t, const column_list *l, const char *id_collation,
+                           char **message)
 {
     char *sql = declaration(t, l, id_collation);
-    int rc = sql ? sqlite3_declare_vtab(t->connection->db, sql) : SQLITE_NOMEM;
+    int rc = sql ? sql_declare(t->connection->db, sql, message) : SQLITE_NOMEM;
     sqlite3_free(sql);
     return rc;
 }
 
 /* Declare the columns; the table takes over the list. SQLite refuses a collation
 ** that the connection does not have. */
-static int declare(faiss_table *t, column_list *l)
+static int declare(faiss_table *t, column_list *l, char **message)
 {
-    int rc = declare_columns(t, l, l->id_collation);
-    int missing = rc == SQLITE_ERROR && declare_columns(t, l, "BINARY") == SQLITE_OK;
+    int rc = declare_columns(t, l, l->id_collation, message);
+    int missing = rc == SQLITE_ERROR && declare_columns(t, l, "BINARY", message) == SQLITE_OK;
     if (rc != SQLITE_OK && !missing)
         return rc;
     t->columns = *l;
@@ -423,7 +397,7 @@ static int load_columns(faiss_table *t, column_list *l)
 }
 
 /* Stored columns that cannot be declared: let the table be dropped at least. */
-static int declare_default(faiss_table *t, column_list *l)
+static int declare_default(faiss_table *t, column_list *l, char **message)
 {
     config_place place = {t->connection->db, t->schema, t->name};
     column_list_clear(l);
@@ -433,7 +407,7 @@ static int declare_default(faiss_table *t, column_list *l)
                        .id_affinity = sqlite3_mprintf("BLOB"),
                        .id_collation = sqlite3_mprintf("BINARY")};
     int complete = t->damage && l->embedding && l->id_affinity && l->id_collation;
-    return complete ? declare(t, l) : SQLITE_NOMEM;
+    return complete ? declare(t, l, message) : SQLITE_NOMEM;
 }
 
 /* Connecting never fails for what the file says, or the whole file's tables could
@@ -462,6 +436,7 @@ static int table_disconnect(sqlite3_vtab *base)
     connection_release(t->connection);
     definition_clear(&t->definition);
     sqlite3_free(t->damage);
+    sqlite3_free(t->base.zErrMsg); /* of a DROP TABLE that failed: SQLite does not ask for it */
     column_list_clear(&t->columns);
     sqlite3_free(t->schema);
     sqlite3_free(t->name);
@@ -488,9 +463,9 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     if (rc == SQLITE_OK)
         rc = is_create ? create_columns(t, &list, message) : load_columns(t, &list);
     if (rc == SQLITE_OK)
-        rc = declare(t, &list);
+        rc = declare(t, &list, message);
     if (rc == SQLITE_ERROR && !is_create)
-        rc = declare_default(t, &list);
+        rc = declare_default(t, &list, message);
     if (rc == SQLITE_OK) {
         if (!t->damage) {
             t->entry = (connected_table){c->tables, t->schema, t->name, &t->definition};
@@ -499,6 +474,8 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
         *out = &t->base;
     } else {
         table_disconnect(&t->base);
+        if (!*message) /* instead of SQLite's "vtable constructor failed" */
+            *message = sqlite3_mprintf("%s", sqlite3_errstr(rc));
     }
     column_list_clear(&list);
     return rc;
@@ -525,9 +502,11 @@ static int remove_log(faiss_table *t, char **message)
     source s = {0};
     char *why = NULL;
     int rc = find_source(t, &s, &why);
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK && sqlite3_txn_state(db, t->schema) != SQLITE_TXN_WRITE)
+        rc = SQLITE_ABORT_ROLLBACK;
+    else if (rc == SQLITE_OK)
         rc = storage_arm(db, &s, 0, message);
-    else if (rc != SQLITE_NOMEM) /* the source is gone, or not what it was */
+    else if (rc == SQLITE_ERROR) /* the source is gone, or not what it was */
         rc = storage_disarm(db, t->definition.schema, t->definition.table, message);
     sqlite3_free(why);
     source_clear(&s);
@@ -544,6 +523,9 @@ static int table_destroy(sqlite3_vtab *base)
     if (rc == SQLITE_OK && t->definition.table &&
         sqlite3_stricmp(t->definition.schema, t->schema) == 0)
         rc = remove_log(t, &message);
+    /* A read error inside, also one that SQLite keeps to itself, undoes the transaction. */
+    if (rc == SQLITE_OK && sqlite3_txn_state(t->connection->db, t->schema) != SQLITE_TXN_WRITE)
+        rc = SQLITE_ABORT_ROLLBACK;
     if (rc != SQLITE_OK)
         return table_failure(base, rc, message);
     if (!t->damage)
