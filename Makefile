@@ -156,15 +156,19 @@ all: $(OUT)/faiss.so
 $(OUT)/faiss.so: $(objects) src/faiss.map $(FAISS_BUILT)
 	$(link_extension) -o $@ $(objects) $(libraries)
 
+# The loop over sketches is vectorized, for the SIMD level that FAISS is built for.
+flags_of_kernel := -O3 $(if $(filter avx512,$(FAISS_LEVEL)),-mavx512f -mavx512cd -mavx512vl \
+    -mavx512dq -mavx512bw -mprefer-vector-width=512) $(if $(filter avx2,$(FAISS_LEVEL)),-mavx2)
+
 $(OUT)/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
-	$(compile_c) -c -o $@ $<
+	$(compile_c) $(flags_of_$*) -c -o $@ $<
 
 $(OUT)/%.o: src/%.cpp $(OUT)/flags | $(OUT)/checked
 	$(compile_cxx) -c -o $@ $<
 
 $(OUT)/core/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
 	@mkdir -p $(@D)
-	$(compile_c) -DSQLITE_CORE -c -o $@ $<
+	$(compile_c) $(flags_of_$*) -DSQLITE_CORE -c -o $@ $<
 
 $(OUT)/core/%.o: src/%.cpp $(OUT)/flags | $(OUT)/checked
 	@mkdir -p $(@D)
@@ -181,7 +185,7 @@ $(OUT)/sql.h: $(sql) $(OUT)/flags
 
 # The commands and the lists of files: when they differ from those of the last build, and
 # only then, everything is made anew.
-flags := $(compile_c) | $(compile_cxx) | $(link_extension) $(libraries) | $(sources) $(sql)
+flags := $(compile_c) $(flags_of_kernel) | $(compile_cxx) | $(link_extension) $(libraries) | $(sources) $(sql)
 ifneq "$(strip $(shell [ ! -e $(OUT)/flags ] || cat $(OUT)/flags))" "$(strip $(flags))"
 $(OUT)/flags: FORCE
 endif
@@ -324,7 +328,7 @@ test-python: $(OUT)/faiss.so $(venv)
 # The oldest SQLite that will do and a new one take the place of the system's.
 sqlite_libraries := $(patsubst %,$(BUILD)/sqlite-%/libsqlite3.so.0,oldest newest)
 sqlite_tests := $(patsubst %,tests/test_%.py,virtual_table table_function sources metrics neighbors \
-    filters lateral queries)
+    filters lateral live_damage queries)
 
 test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
 	@set -e; for which in oldest newest; do \
@@ -373,6 +377,8 @@ bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
 	$(VENV)/bin/python tests/bench/run.py --bench $< --extension $(OUT)/faiss --data "$(BENCH_DATA)"
 	$(VENV)/bin/python tests/bench/filters.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)"
+	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --data "$(BENCH_DATA)"
 
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
@@ -397,16 +403,16 @@ distclean:
 help:
 	@echo 'target          minutes on 2 cores: the first time, in this order, and again'
 	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
-	@echo '  test            5     5    layout, unit tests, files that fail, Python tests'
+	@echo '  test            9     9    layout, unit tests, files that fail, Python tests'
 	@echo '  test-unit                  tests/unit/*_test.c'
 	@echo '  test-faults                tests/faults: files that fail, a full disk'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
-	@echo '  test-sqlite     3     2    tests of queries with the oldest SQLite and with a new one'
-	@echo '  test-asan       8     8    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo '  test-tsan       6     2    tests/concurrency under ThreadSanitizer'
-	@echo '  test-valgrind   1     1    unit tests under valgrind'
+	@echo '  test-sqlite     4     3    tests of queries with the oldest SQLite and with a new one'
+	@echo '  test-asan      15    15    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
+	@echo '  test-valgrind   2     2    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
-	@echo '  bench          11    10    against FAISS itself and other extensions; BENCH_DATA=dir'
+	@echo '  bench          15    14    against FAISS itself and other extensions; BENCH_DATA=dir'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'
 	@echo '  format, format-check       the layout of the C sources'

@@ -126,12 +126,12 @@ tracked_source *connection_track(connection *c, const definition *d)
     return t;
 }
 
-int connection_is_tracked(const connection *c, const definition *d)
+int connection_is_plain(const connection *c, const definition *d)
 {
     const tracked_source *t = c->sources;
     while (t && !tracks(t, d))
         t = t->next;
-    return t != NULL;
+    return t && t->resolved && t->source.kind != SOURCE_VIRTUAL;
 }
 
 void connection_forget(connection *c, const definition *d)

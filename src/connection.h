@@ -85,8 +85,8 @@ void connection_release(void *c); /* also SQLite's destructor for user data */
 tracked_source *connection_track(connection *c, const definition *d);
 void connection_untrack(tracked_source *t);
 
-/* Whether there is a record of the source already. */
-int connection_is_tracked(const connection *c, const definition *d);
+/* Whether the definition's source is known already, and is no virtual table. */
+int connection_is_plain(const connection *c, const definition *d);
 
 /* Finalize a source's watch and the other statement that is kept with it. */
 void tracked_drop_watch(tracked_source *t);

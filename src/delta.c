@@ -64,7 +64,7 @@ static int bury(index_delta *d, int i, int slot)
 /* A version with the segments of another. */
 static int version_copy(const index_version *from, int dimension, index_version **out)
 {
-    index_version *v = index_new(from->metric, dimension, from->kept_values);
+    index_version *v = index_new(from->metric, dimension, from->kept_values, from);
     int rc = v ? SQLITE_OK : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < from->segment_count; i++) {
         rc = index_append(v, from->segments[i], from->dead[i]);
@@ -417,7 +417,7 @@ int index_compact(index_version *v, index_check *check, void *argument, index_ve
     }
     compaction c = {.from = v, .check = check, .argument = argument};
     segment_rows_open(&c.staging, v->dimension, 0);
-    c.made = index_new(v->metric, v->dimension, 0);
+    c.made = index_new(v->metric, v->dimension, 0, v);
     int rc = c.made ? collect_tails(&c) : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < v->main_count; i++)
         rc = compact_segment(&c, i, message);

@@ -31,6 +31,8 @@ void index_dead_release(dead_slots *dead)
         sqlite3_free(dead);
 }
 
+static void tuning_release(index_tuning *t);
+
 void index_release(index_version *v)
 {
     if (!v || atomic_fetch_sub_explicit(&v->references, 1, memory_order_acq_rel) != 1)
@@ -42,6 +44,7 @@ void index_release(index_version *v)
     sqlite3_free(v->segments);
     sqlite3_free(v->starts);
     sqlite3_free(v->dead);
+    tuning_release(v->tuning);
     sqlite3_free(v);
 }
 
@@ -136,12 +139,45 @@ int index_append(index_version *v, segment *s, dead_slots *dead)
     return SQLITE_OK;
 }
 
-index_version *index_new(vector_metric metric, int dimension, int kept_values)
+static index_tuning *tuning_new(void)
+{
+    index_tuning *t = sqlite3_malloc64(sizeof *t);
+    if (!t)
+        return NULL;
+    atomic_init(&t->references, 1);
+    atomic_init(&t->searches, 0);
+    atomic_flag_clear(&t->working);
+    atomic_init(&t->basis, NULL);
+    atomic_init(&t->is_flat, 0);
+    return t;
+}
+
+static index_tuning *tuning_retain(index_tuning *t)
+{
+    atomic_fetch_add_explicit(&t->references, 1, memory_order_relaxed);
+    return t;
+}
+
+static void tuning_release(index_tuning *t)
+{
+    if (!t || atomic_fetch_sub_explicit(&t->references, 1, memory_order_acq_rel) != 1)
+        return;
+    basis_release(atomic_load(&t->basis));
+    sqlite3_free(t);
+}
+
+index_version *index_new(vector_metric metric, int dimension, int kept_values,
+                         const index_version *from)
 {
     index_version *v = sqlite3_malloc64(sizeof *v);
     if (!v)
         return NULL;
     memset(v, 0, sizeof *v);
+    v->tuning = from && from->dimension == dimension ? tuning_retain(from->tuning) : tuning_new();
+    if (!v->tuning) {
+        sqlite3_free(v);
+        return NULL;
+    }
     atomic_init(&v->references, 1);
     v->metric = metric;
     v->dimension = dimension;
@@ -388,7 +424,7 @@ int index_builder_open(vector_metric metric, int dimension, int kept_values, ind
     if (!b)
         return SQLITE_NOMEM;
     memset(b, 0, sizeof *b);
-    b->made = index_new(metric, dimension, kept_values);
+    b->made = index_new(metric, dimension, kept_values, base);
     int rc = b->made ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK && base && base->dimension == dimension && base->rows > 0 &&
         base->segment_count <= index_segments_allowed(base)) {
@@ -457,4 +493,61 @@ void index_builder_close(index_builder *b)
     segment_rows_close(&b->staging);
     sqlite3_free(b->starts);
     sqlite3_free(b);
+}
+
+/* ---- improving ---- */
+
+/* Copy vectors from all over the index, always the same; *count of them. */
+static float *take_sample(const index_version *v, int *count)
+{
+    int64_t most = basis_sample_size(v->dimension);
+    *count = (int)(v->slots < most ? v->slots : most);
+    size_t d = (size_t)v->dimension;
+    float *sample = sqlite3_malloc64((sqlite3_uint64)*count * d * sizeof *sample);
+    for (int i = 0; sample && i < *count; i++) {
+        int s, slot;
+        /* Not at regular distances: the data may be as regular. */
+        int64_t stride = v->slots / *count;
+        int64_t off = (int64_t)((uint32_t)i * 2654435761u % (uint64_t)stride);
+        index_locate(v, v->slots * i / *count + off, &s, &slot);
+        memcpy(sample + (size_t)i * d, segment_vector(v->segments[s], slot), d * sizeof *sample);
+    }
+    return sample;
+}
+
+static void find_basis(const index_version *v)
+{
+    basis *found = NULL;
+    int count;
+    float *sample = take_sample(v, &count);
+    int rc = sample ? basis_new(sample, count, v->dimension, &found) : SQLITE_NOMEM;
+    sqlite3_free(sample);
+    if (found)
+        atomic_store_explicit(&v->tuning->basis, found, memory_order_release);
+    else if (rc == SQLITE_OK)
+        atomic_store(&v->tuning->is_flat, 1);
+}
+
+void index_forget_work(index_version *v)
+{
+    atomic_flag_clear(&v->tuning->working);
+}
+
+void index_improve(index_version *v)
+{
+    index_tuning *t = v->tuning;
+    if (v->metric == METRIC_KIND_IP || v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
+        atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
+        return;
+    int next = 0;
+    while (next < v->segment_count && !segment_wants_sketch(v->segments[next]))
+        next++;
+    if (next == v->segment_count || atomic_flag_test_and_set(&t->working))
+        return;
+    basis *b = atomic_load_explicit(&t->basis, memory_order_acquire);
+    if (b)
+        segment_make_sketch(v->segments[next], b); /* without memory, the next search tries */
+    else
+        find_basis(v);
+    atomic_flag_clear(&t->working);
 }

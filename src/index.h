@@ -26,8 +26,21 @@ typedef struct dead_slots {
     uint64_t bits[];
 } dead_slots;
 
+/*
+** What versions that come from one another have in common: the basis of their
+** sketches, found out in pieces while searches are answered without.
+*/
+typedef struct index_tuning {
+    atomic_int references;
+    atomic_int searches;
+    atomic_flag working;    /* a thread is at a piece */
+    _Atomic(basis *) basis; /* set once, NULL before */
+    atomic_int is_flat;     /* a basis does not help */
+} index_tuning;
+
 typedef struct index_version {
     atomic_int references;
+    index_tuning *tuning;
     vector_metric metric;
     int kept_values;      /* values that segments hold for each row; 0: the source has a rowid */
     int dimension;        /* 0 while there are no rows */
@@ -45,6 +58,13 @@ typedef struct index_version {
 
 index_version *index_retain(index_version *v);
 void index_release(index_version *v);
+
+/* After a search: do the next piece of what makes later ones faster, if there is one
+** and no other thread is at one. The first search of an index is left alone. A piece
+** takes some 20 ms, the finding of a basis more, depending on the dimension. */
+void index_improve(index_version *v);
+/* In a child of fork(): no thread is at a piece any more. */
+void index_forget_work(index_version *v);
 
 /* Bytes of memory it holds, shared segments included. */
 size_t index_bytes(const index_version *v);
@@ -96,12 +116,14 @@ void index_locate(const index_version *v, int64_t position, int *segment, int *s
 int64_t index_find(const index_version *v, int64_t key);
 
 /*
-** For what makes versions, here and in delta.c: an empty one; appending a segment,
+** For what makes versions, here and in delta.c: an empty one, with the tuning of the one
+** that it comes from (or NULL); appending a segment,
 ** whose reference passes to the version if that succeeds, or one that was made for
 ** it, which is released if it fails; and what a row adds to the fingerprint.
 ** `number` counts rows in source order, and matters where values are kept.
 */
-index_version *index_new(vector_metric metric, int dimension, int kept_values);
+index_version *index_new(vector_metric metric, int dimension, int kept_values,
+                         const index_version *from);
 int index_append(index_version *v, segment *s, dead_slots *dead);
 int index_append_made(index_version *v, segment *s);
 uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash);

@@ -168,8 +168,11 @@ static void after_fork_in_child(void)
     pthread_mutex_init(&lock, &attributes);
     pthread_mutexattr_destroy(&attributes);
     pthread_cond_init(&build_ended, NULL);
-    for (registry_entry *e = entries; e; e = e->next)
+    for (registry_entry *e = entries; e; e = e->next) {
         e->building = 0;
+        for (int i = 0; i < e->published_count; i++)
+            index_forget_work(e->published[i].version);
+    }
 }
 
 static void watch_forks(void)
@@ -191,6 +194,7 @@ registry_entry *registry_join(const registry_key *key)
     if (!fresh)
         return NULL;
     pthread_mutex_lock(&lock);
+    registry_entry *expired = take_expired();
     registry_entry *e = entries;
     while (e && !entry_matches(e, key))
         e = e->next;
@@ -204,7 +208,6 @@ registry_entry *registry_join(const registry_key *key)
     ** anew from a copy, with the numbers and tags that the log had before. */
     if (e->users++ == 0 && (!key->has_integer_key || key->stamp != e->stamp))
         forget_states(e);
-    registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);
     entry_free(fresh);
     free_all(expired);

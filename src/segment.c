@@ -15,6 +15,8 @@
 
 struct segment {
     atomic_int references;
+    _Atomic(sketch *) sketch; /* set once, NULL before */
+    atomic_int stays_flat;    /* its rows do not fit the basis */
     int count;
     int dimension;
     FaissIndexFlat *flat;
@@ -32,9 +34,7 @@ struct scorer {
     float *scratch;       /* a normalized copy of the other one */
 };
 
-/* Pin FAISS to the calling thread; returns what to give to restore_threads().
-** OpenMP keeps the number per thread, and the host may use OpenMP as well. */
-static int use_one_thread(void)
+int segment_use_one_thread(void)
 {
     int threads = omp_get_max_threads();
     if (threads != 1)
@@ -42,7 +42,7 @@ static int use_one_thread(void)
     return threads;
 }
 
-static void restore_threads(int threads)
+void segment_restore_threads(int threads)
 {
     if (threads != 1)
         omp_set_num_threads(threads);
@@ -222,6 +222,8 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
         return SQLITE_NOMEM;
     memset(s, 0, sizeof *s);
     atomic_init(&s->references, 1);
+    atomic_init(&s->sketch, NULL);
+    atomic_init(&s->stays_flat, 0);
     s->count = rows->count;
     s->dimension = rows->dimension;
     int rc = segment_copy_columns(s, rows);
@@ -254,10 +256,32 @@ void segment_release(segment *s)
         return;
     if (s->flat)
         faiss_IndexFlat_free(s->flat);
+    sketch_free(atomic_load_explicit(&s->sketch, memory_order_acquire));
     sqlite3_free(s->keys);
     sqlite3_free(s->hashes);
     value_list_clear(&s->values);
     sqlite3_free(s);
+}
+
+const sketch *segment_sketch(const segment *s)
+{
+    return atomic_load_explicit(&s->sketch, memory_order_acquire);
+}
+
+int segment_wants_sketch(const segment *s)
+{
+    return s->count >= SKETCH_ROWS_LEAST && !segment_sketch(s) && !atomic_load(&s->stays_flat);
+}
+
+int segment_make_sketch(segment *s, basis *b)
+{
+    sketch *fresh, *none = NULL;
+    int rc = sketch_new(b, s->vectors, s->count, &fresh);
+    if (rc == SQLITE_OK && !fresh)
+        atomic_store(&s->stays_flat, 1);
+    else if (rc == SQLITE_OK && !atomic_compare_exchange_strong(&s->sketch, &none, fresh))
+        sketch_free(fresh); /* another index's thread was faster */
+    return rc;
 }
 
 int segment_count(const segment *s)
@@ -305,7 +329,9 @@ const float *segment_vector(const segment *s, int slot)
 size_t segment_bytes(const segment *s)
 {
     size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
-    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values);
+    const sketch *own = segment_sketch(s);
+    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values) +
+           (own ? sketch_bytes(own) : 0);
 }
 
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
@@ -313,9 +339,9 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
 {
     if (k > s->count)
         k = s->count;
-    int threads = use_one_thread();
+    int threads = segment_use_one_thread();
     int code = faiss_Index_search(s->flat, 1, query, k, scores, slots);
-    restore_threads(threads);
+    segment_restore_threads(threads);
     if (code != 0)
         return faiss_failure(code, message);
     /* FAISS fills up with label -1 where nothing beat its starting value. */
@@ -328,9 +354,9 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
 int segment_search_batch(const segment *s, const float *queries, int count, int k, float *scores,
                          int64_t *slots, char **message)
 {
-    int threads = use_one_thread();
+    int threads = segment_use_one_thread();
     int code = faiss_Index_search(s->flat, count, queries, k, scores, slots);
-    restore_threads(threads);
+    segment_restore_threads(threads);
     return code == 0 ? SQLITE_OK : faiss_failure(code, message);
 }
 
@@ -339,9 +365,9 @@ int segment_largest_norm(const segment *s, float *norm)
     float *norms = sqlite3_malloc64((sqlite3_uint64)s->count * sizeof *norms);
     if (!norms)
         return SQLITE_NOMEM;
-    int threads = use_one_thread();
+    int threads = segment_use_one_thread();
     faiss_fvec_norms_L2sqr(norms, s->vectors, (size_t)s->dimension, (size_t)s->count);
-    restore_threads(threads);
+    segment_restore_threads(threads);
     *norm = 0;
     for (int i = 0; i < s->count; i++)
         *norm = fmaxf(*norm, norms[i]);
@@ -355,7 +381,7 @@ int segment_scores(const segment *s, const float *query, const int64_t *slots, i
     /* FAISS wants every label spelled out: one piece at a time. */
     enum { PIECE = 1024 };
     idx_t labels[PIECE];
-    int threads = use_one_thread();
+    int threads = segment_use_one_thread();
     int code = 0;
     for (int begin = 0; begin < count && code == 0; begin += PIECE) {
         int n = count - begin < PIECE ? count - begin : PIECE;
@@ -364,7 +390,7 @@ int segment_scores(const segment *s, const float *query, const int64_t *slots, i
         code =
             faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
     }
-    restore_threads(threads);
+    segment_restore_threads(threads);
     return code == 0 ? SQLITE_OK : faiss_failure(code, message);
 }
 
@@ -402,9 +428,9 @@ int scorer_score(scorer *s, const float *x, float *score, char **message)
     /* Both metrics are symmetric to the last bit: each component enters as a
     ** product of two factors or a square of a difference. */
     const idx_t first = 0;
-    int threads = use_one_thread();
+    int threads = segment_use_one_thread();
     int code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, x, 1, score, &first);
-    restore_threads(threads);
+    segment_restore_threads(threads);
     return code == 0 ? SQLITE_OK : faiss_failure(code, message);
 }
 

@@ -13,6 +13,7 @@
 
 #include <stdint.h>
 
+#include "exact.h"
 #include "values.h"
 #include "vector.h"
 
@@ -20,6 +21,9 @@
 ** this: small enough that building one beside the others costs little memory,
 ** large enough that the work per segment is lost in the search of its vectors. */
 enum { SEGMENT_BYTES = 4 << 20, SEGMENT_MAX_ROWS = 65536, SEGMENT_MIN_ROWS = 64 };
+
+/* Smaller ones have no sketch. */
+enum { SKETCH_ROWS_LEAST = 256 };
 
 typedef struct segment segment;
 
@@ -76,6 +80,13 @@ row_value segment_value(const segment *s, int slot, int i);
 /* The slot's vector as stored (normalized for cosine); valid while the segment
 ** is held. */
 const float *segment_vector(const segment *s, int slot);
+/* Its sketch, NULL if it has none. Made by any thread, at any time: a search takes it
+** once. */
+const sketch *segment_sketch(const segment *s);
+/* Whether it is worth one and has none; not after one that did not fit the basis. */
+int segment_wants_sketch(const segment *s);
+int segment_make_sketch(segment *s, basis *b);
+
 /* Bytes of memory it holds. */
 size_t segment_bytes(const segment *s);
 
@@ -111,6 +122,12 @@ void scorer_close(scorer *s);
 /* Scale to unit Euclidean length; a zero vector stays as it is. Components
 ** whose squares would leave float32's range are scaled by a power of two first. */
 void segment_normalize(float *x, int dimension);
+
+/* Pin FAISS and BLAS to the calling thread; returns what to give to
+** segment_restore_threads(). OpenMP keeps the number per thread, and the host may
+** use OpenMP as well. */
+int segment_use_one_thread(void);
+void segment_restore_threads(int threads);
 
 /* "1.12.0": the version of the FAISS in use. */
 const char *segment_faiss_version(void);

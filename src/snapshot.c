@@ -775,13 +775,17 @@ int snapshot_define(connection *c, const char *database, const char *table, defi
         definition_clear(out);
         return SQLITE_NOMEM;
     }
-    if (!connection_is_tracked(c, out))
-        rc = source_connect(c->db, out->schema, out->table);
+    if (connection_is_plain(c, out))
+        return SQLITE_OK;
+    /* What this connection has connected may be gone, or made anew, by another one's doing,
+    ** and stay connected as long as a prepared statement names it. */
+    int exists;
+    rc = source_connect(c->db, out->schema, out->table, &exists);
     if (rc != SQLITE_OK) {
         definition_clear(out);
         return rc;
     }
-    const definition *known = connection_find_table(c, out->schema, out->table);
+    const definition *known = exists ? connection_find_table(c, out->schema, out->table) : NULL;
     if (!known)
         return SQLITE_OK;
     definition_clear(out);

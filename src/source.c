@@ -308,20 +308,22 @@ static int resolve_columns(sqlite3 *db, source *s, const char *id, const char *e
     return rc;
 }
 
-int source_connect(sqlite3 *db, const char *schema, const char *table)
+int source_connect(sqlite3 *db, const char *schema, const char *table, int *exists)
 {
-    sqlite3_stmt *list, *rows;
-    int rc = prepare_pragma(db, SQL_TABLE_LIST, schema, table, &list);
+    /* A statement that runs has SQLite look whether its schema is still the file's. */
+    char *quoted = sql_quote(schema), *name = sql_quote_table(schema, table);
+    sqlite3_stmt *statement = NULL;
+    int rc = sql_prepare(db, sql_text(SQL_READ_SCHEMA, "schema", quoted, NULL), &statement);
     if (rc == SQLITE_OK)
-        sqlite3_step(list);
-    int finalized = sqlite3_finalize(list);
+        sqlite3_step(statement);
+    int finalized = sqlite3_finalize(statement);
     rc = rc == SQLITE_OK ? finalized : rc;
-    /* SQLite keeps an error of connecting to itself there. */
-    char *name = sql_quote_table(schema, table);
+    statement = NULL;
     if (rc == SQLITE_OK)
-        rc = sql_prepare(db, name ? sqlite3_mprintf("SELECT 1 FROM %s", name) : NULL, &rows);
-    if (rc == SQLITE_OK)
-        sqlite3_finalize(rows);
+        rc = sql_prepare(db, name ? sqlite3_mprintf("SELECT 1 FROM %s", name) : NULL, &statement);
+    sqlite3_finalize(statement);
+    *exists = rc == SQLITE_OK;
+    sqlite3_free(quoted);
     sqlite3_free(name);
     return rc == SQLITE_INTERRUPT || rc == SQLITE_NOMEM || (rc & 0xff) == SQLITE_IOERR ? rc
                                                                                        : SQLITE_OK;

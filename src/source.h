@@ -75,10 +75,10 @@ typedef struct source_query {
 ** message that lists the names there are. */
 int source_find_database(sqlite3 *db, const char *name, char **schema, char **message);
 
-/* Have schema.table connected if it is a virtual table, so that a faiss table is
-** known by its name. No error if there is no such table: SQLITE_OK, SQLITE_NOMEM, or
-** an interrupt or I/O error on the way. */
-int source_connect(sqlite3 *db, const char *schema, const char *table);
+/* Have schema.table connected as it is now, if it is a virtual table, so that a faiss
+** table is known by its name; *exists is 0 if nothing of the name can be read. SQLITE_OK,
+** SQLITE_NOMEM, or an interrupt or I/O error on the way. */
+int source_connect(sqlite3 *db, const char *schema, const char *table, int *exists);
 
 /* Read what there is to know about schema.table. `id` and `embedding` name
 ** columns, or are NULL for the defaults: "id" or else the rowid, "embedding".

@@ -328,8 +328,9 @@ static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
         rc = gather_rowids(db, p);
     if (rc == SQLITE_OK && p->participants)
         rc = gather_conflicts(db, p);
-    sqlite3_str *const lists[] = {p->columns, p->checks, p->insert_victims, p->update_victims,
-                                  p->unique_columns};
+    sqlite3_str *const lists[] = {p->columns,        p->checks,        p->insert_victims,
+                                  p->update_victims, p->insert_found,  p->update_found,
+                                  p->rowids,         p->unique_columns};
     for (size_t i = 0; rc == SQLITE_OK && i < sizeof lists / sizeof *lists; i++)
         rc = sqlite3_str_errcode(lists[i]);
     return rc;

@@ -1,5 +1,6 @@
 #include "walk.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +9,9 @@
 /* Beyond this many rows, scoring all rows once is cheaper than a heap of k in
 ** every segment. */
 enum { SEARCH_MAX_K = 128 };
+
+/* Where one cannot tell how many rows will be read, so many are found by sketches. */
+enum { DEPTH_TRIED = 32 };
 
 float walk_rank_of(vector_metric metric, float score)
 {
@@ -188,9 +192,166 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
-    int found; /* rows that FAISS gave */
+    const sketch *ruling; /* that rules rows out; NULL for none */
+    int searched;         /* by FAISS, with these results: */
+    int found;            /* rows that FAISS gave */
     float last_rank;
 } segment_answer;
+
+/* ---- by sketches ---- */
+
+enum { FIRST_CANDIDATES = 64 }; /* rows scored to learn how near the k-th is */
+
+/* A search by sketches: the coarse distance of every slot of the segments with one. */
+typedef struct sketch_search {
+    query_sketch *query;
+    int32_t *distances; /* by position; SCORED for rows that need not be looked at */
+    int64_t *slots;     /* of one segment: room for candidates */
+    float *scores;
+} sketch_search;
+
+enum { SCORED = INT32_MAX };
+
+/* The sketch of a segment, if the walk's basis is the one that it was made with. */
+static const sketch *sketch_for(const index_walk *w, int s)
+{
+    const index_version *v = w->version;
+    const sketch *own = segment_sketch(v->segments[s]);
+    return own && v->metric != METRIC_KIND_IP && sketch_basis(own) == atomic_load(&v->tuning->basis)
+               ? own
+               : NULL;
+}
+
+/*
+** Within this distance of the query is every row whose score, as FAISS computes it,
+** is as good as the k-th so far. For L2 a sum of d squares of rounded differences is
+** off by a factor of γ(d + 2) at most. For cosine both vectors have been scaled to
+** length 1, with an error of γ(d + 4) at most: |x - q|² = |x|² + |q|² - 2xq.
+*/
+static double radius_of(const index_walk *w, int k)
+{
+    const index_version *v = w->version;
+    if (w->hit_count < k)
+        return INFINITY;
+    double worst = w->hits[k - 1].score, n = (v->dimension + 8) * 0x1p-24, gamma = n / (1 - n);
+    if (v->metric == METRIC_KIND_L2)
+        return sqrt(worst * (1 + 2 * gamma) + v->dimension * (double)FLT_MIN);
+    double squared = 2 * (1 - worst) + 16 * gamma;
+    return squared > 0 ? sqrt(squared) : 0;
+}
+
+/* Score some slots of a segment, and take in those that are among the nearest. */
+static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, int count,
+                            float *scores, char **message)
+{
+    scored_slots scored = {
+        .scores = scores, .slots = (int64_t *)slots, .count = count, .listed = 1};
+    int rc = segment_scores(w->version->segments[s], w->query, slots, count, scores, message);
+    if (rc == SQLITE_OK)
+        pick(w, k, s, &scored);
+    return rc;
+}
+
+/* A row by its coarse distance. */
+typedef struct coarse_row {
+    int32_t distance;
+    int64_t position;
+} coarse_row;
+
+/* The rows with the smallest coarse distances, at most `most`. */
+static int find_first(const index_walk *w, const segment_answer *answers,
+                      const sketch_search *search, coarse_row *first, int most)
+{
+    const index_version *v = w->version;
+    int count = 0;
+    for (int s = 0; s < v->segment_count; s++) {
+        const int32_t *distances = search->distances + v->starts[s];
+        for (int slot = 0; answers[s].ruling && slot < segment_count(v->segments[s]); slot++) {
+            int32_t distance = distances[slot];
+            if ((count == most && distance >= first[count - 1].distance) || distance < 0 ||
+                index_is_dead(v, s, slot))
+                continue;
+            int i = count < most ? count++ : count - 1;
+            for (; i > 0 && first[i - 1].distance > distance; i--)
+                first[i] = first[i - 1];
+            first[i] = (coarse_row){distance, v->starts[s] + slot};
+        }
+    }
+    return count;
+}
+
+/* Score the most promising rows, so that the k-th of them bounds the rest. */
+static int score_first(index_walk *w, int k, const segment_answer *answers, sketch_search *search,
+                       char **message)
+{
+    int most = 2 * k > FIRST_CANDIDATES ? 2 * k : FIRST_CANDIDATES, rc = SQLITE_OK;
+    coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
+    if (!first)
+        return SQLITE_NOMEM;
+    int count = find_first(w, answers, search, first, most);
+    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        int s, slot;
+        index_locate(w->version, first[i].position, &s, &slot);
+        int64_t at = slot;
+        float score;
+        rc = score_candidates(w, k, s, &at, 1, &score, message);
+        search->distances[first[i].position] = SCORED;
+    }
+    sqlite3_free(first);
+    return rc;
+}
+
+/* Score the rows of one segment that its sketch does not rule out. */
+static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_search *search,
+                      char **message)
+{
+    const index_version *v = w->version;
+    const int32_t *distances = search->distances + v->starts[s];
+    int rows = segment_count(v->segments[s]), count = 0;
+    double radius = radius_of(w, k);
+    int32_t limit = sketch_limit(of, search->query, radius);
+    for (int slot = 0; slot < rows; slot++) {
+        search->slots[count] = slot;
+        count +=
+            distances[slot] <= limit && distances[slot] != SCORED && !index_is_dead(v, s, slot);
+    }
+    count = sketch_refine(of, search->query, radius, search->slots, count);
+    return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
+                 : SQLITE_OK;
+}
+
+/*
+** The nearest k of the segments that have a sketch. Coarse distances of all rows say
+** which to score first; the k-th score so far is a radius, and a row beyond it by its
+** coarse or its fine distance is none of the nearest, whatever its score.
+*/
+static int search_by_sketches(index_walk *w, int k, const segment_answer *answers,
+                              const scored_slots *room, char **message)
+{
+    const index_version *v = w->version;
+    sketch_search search = {.slots = room->slots, .scores = room->scores};
+    int rc = query_sketch_new(atomic_load(&v->tuning->basis), w->query, &search.query);
+    search.distances = sqlite3_malloc64((sqlite3_uint64)v->slots * sizeof *search.distances);
+    if (!search.distances)
+        rc = SQLITE_NOMEM;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        if (answers[s].ruling)
+            sketch_distances(answers[s].ruling, search.query, search.distances + v->starts[s]);
+    }
+    if (rc == SQLITE_OK)
+        rc = score_first(w, k, answers, &search, message);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        if (answers[s].ruling)
+            rc = score_rest(w, k, s, answers[s].ruling, &search, message);
+        if (rc == SQLITE_OK)
+            rc = walk_check_now(w, message);
+    }
+    query_sketch_free(search.query);
+    sqlite3_free(search.distances);
+    return rc;
+}
+
+/* ---- by FAISS ---- */
 
 static int search_segment(index_walk *w, int s, int k, segment_answer *answer, char **message)
 {
@@ -209,11 +370,26 @@ static int search_segment(index_walk *w, int s, int k, segment_answer *answer, c
     return SQLITE_OK;
 }
 
+/* Whether what FAISS answered for the segments searched holds the nearest k for certain. */
+static int answers_are_certain(const index_walk *w, int k, const segment_answer *answers)
+{
+    const index_version *v = w->version;
+    int certain = 1;
+    for (int s = 0; s < v->segment_count; s++) {
+        if (!answers[s].searched)
+            continue;
+        int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
+        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
+        certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
+    }
+    return certain;
+}
+
 /*
-** Search every segment for k + 1 rows and merge the nearest k. They are certain
-** unless FAISS may have left out rows: some that tie with the last one it gives
-** matter if the k-th ties with it, and it gives none at infinite distance. If
-** they are not, there are no hits and ranking all rows decides.
+** Search the segments without a sketch for k + 1 rows each, then those with one, and
+** merge the nearest k. They are certain unless FAISS may have left out rows: some that
+** tie with the last one it gives matter if the k-th ties with it, and it gives none at
+** infinite distance. If they are not, there are no hits and ranking all rows decides.
 */
 static int walk_search(index_walk *w, int k, char **message)
 {
@@ -221,11 +397,17 @@ static int walk_search(index_walk *w, int k, char **message)
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
     w->hits = sqlite3_malloc64(k * sizeof *w->hits);
     scored_slots scored;
-    int rc = scored_slots_open(&scored, v);
+    int rc = scored_slots_open(&scored, v), sketches = 0;
     if (!answers || !w->hits)
         rc = SQLITE_NOMEM;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        answers[s].searched = 0;
+        answers[s].ruling = sketch_for(w, s);
+        sketches += answers[s].ruling != NULL;
+        if (answers[s].ruling)
+            continue;
         if (!v->dead[s]) {
+            answers[s].searched = 1;
             rc = search_segment(w, s, k, &answers[s], message);
         } else { /* FAISS would find dead rows */
             rc = score_segment(w, s, NULL, &scored, message);
@@ -235,15 +417,9 @@ static int walk_search(index_walk *w, int k, char **message)
         if (rc == SQLITE_OK)
             rc = walk_check_now(w, message);
     }
-    int certain = 1;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        if (v->dead[s])
-            continue;
-        int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
-        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
-        certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
-    }
-    if (!certain)
+    if (rc == SQLITE_OK && sketches)
+        rc = search_by_sketches(w, k, answers, &scored, message);
+    if (rc == SQLITE_OK && !answers_are_certain(w, k, answers))
         w->hit_count = 0;
     scored_slots_close(&scored);
     sqlite3_free(answers);
@@ -374,6 +550,11 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         rc = walk_score(w, set, message);
     else if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
         rc = walk_search(w, (int)depth, message);
+    else if (rc == SQLITE_OK && depth == WALK_UNKNOWN && w->count > 0 &&
+             atomic_load(&v->tuning->basis))
+        rc = walk_search(w, w->count < DEPTH_TRIED ? (int)w->count : DEPTH_TRIED, message);
+    if (rc == SQLITE_OK)
+        index_improve(v);
     if (rc != SQLITE_OK) {
         index_walk_close(w);
         return rc;

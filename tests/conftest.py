@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
@@ -101,3 +102,12 @@ def docs_file(tmp_path, connect):
     connection.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
     connection.close()
     return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_lingers(monkeypatch):
+    """Indexes outlive their connections for a while, and a new file may have the inode of one that is gone."""
+    with monkeypatch.context() as environment:
+        environment.setenv("SQLITE_FAISS_LINGER", "0")
+        with closing(database.connect()) as connection:
+            connection.execute("SELECT * FROM faiss_indexes").fetchall()

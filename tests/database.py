@@ -1,5 +1,6 @@
 """Connections with the extension loaded, and the few tables most tests start from."""
 
+import itertools
 import os
 import sqlite3
 import struct
@@ -76,3 +77,13 @@ def column(connection, sql, parameters=()):
 def plan(connection, sql, parameters=()):
     """The lines of EXPLAIN QUERY PLAN."""
     return [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + sql, parameters)]
+
+
+def steps(connection, sql, parameters=(), each=1):
+    """How often SQLite ran so many instructions for a query, those of the extension's own
+    statements included: those that read rows, above all."""
+    count = itertools.count()
+    connection.set_progress_handler(lambda: next(count) < 0, each)
+    connection.execute(sql, parameters).fetchall()
+    connection.set_progress_handler(None, 0)
+    return next(count)

@@ -659,6 +659,10 @@ class Generator:
             # With `x = 'a'` it puts 'a' for x elsewhere, comparing by the collation it knows of.
             if column.collation != "BINARY":
                 return True
+            # With `id = 3` it puts 3 for id elsewhere, and k, which does not count that, no longer
+            # counts the others.
+            if relation.k is not None and key in ("id", "rowid") and any(" = " in term or " == " in term for term in on_it):
+                return True
             # Bounds beside a pattern are left to SQLite, since they may be its own.
             if relation.k is not None and any(" LIKE " in term or " GLOB " in term for term in on_it):
                 return True

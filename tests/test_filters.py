@@ -12,7 +12,7 @@ import pytest
 
 import database
 import oracle
-from database import column, fill, plan, quote, rows, scalar, vector
+from database import column, fill, plan, quote, rows, scalar, steps, vector
 
 SHOWN = re.compile(r"VIRTUAL TABLE INDEX (\d:\w+)([a-z ]*?) ?(?:filter\((.*)\))?(?: LEFT-JOIN)?$")
 
@@ -21,15 +21,6 @@ def shown(connection, sql, parameters=()):
     """(plan, filter) of each faiss table in the query."""
     found = [SHOWN.search(line) for line in plan(connection, sql, parameters)]
     return [(match[1], match[3] or "") for match in found if match]
-
-
-def steps(connection, sql, parameters=()):
-    """About how much SQLite did for a query, the extension's own statements included."""
-    count = itertools.count()
-    connection.set_progress_handler(lambda: next(count) < 0, 1)
-    connection.execute(sql, parameters).fetchall()
-    connection.set_progress_handler(None, 0)
-    return next(count)
 
 
 class Trace:

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import oracle
-from database import column, plan, rows, scalar, vector
+from database import column, plan, rows, scalar, steps, vector
 
 Paper = namedtuple("Paper", "id lang year tags embedding")
 QUERY = vector(1, 1)
@@ -38,15 +38,6 @@ def near(papers, query, k=None, keep=lambda paper: True):
         return []
     table = [(paper.id, paper.id, paper.embedding) for paper in papers if keep(paper)]
     return [id for id, _ in oracle.nearest(table, query, k)]
-
-
-def steps(connection, sql, parameters=()):
-    """About how much SQLite did for a query, the extension's own statements included."""
-    count = itertools.count()
-    connection.set_progress_handler(lambda: next(count) < 0, 1)
-    connection.execute(sql, parameters).fetchall()
-    connection.set_progress_handler(None, 0)
-    return next(count)
 
 
 # --- one search for each row ----------------------------------------------------------------------

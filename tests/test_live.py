@@ -20,16 +20,6 @@ TRIGGERS = ["docs_faiss_conflict", "docs_faiss_delete", "docs_faiss_insert", "do
             "docs_faiss_replace", "docs_faiss_update"]
 
 
-@pytest.fixture(autouse=True)
-def nothing_lingers(monkeypatch):
-    """Indexes outlive their connections for a while, and a new file may have the inode of one that is gone."""
-    with monkeypatch.context() as environment:
-        environment.setenv("SQLITE_FAISS_LINGER", "0")
-        connection = database.connect()
-        rows(connection, "SELECT * FROM faiss_indexes")
-        connection.close()
-
-
 def blob(*values):
     """The vector as an SQL literal, for writers that are given a script."""
     return f"X'{vector(*values).hex()}'"

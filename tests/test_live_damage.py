@@ -11,10 +11,9 @@ import database
 import oracle
 from database import column, plain, rows, scalar, vector
 from test_live import (
-    DEFENSIVE, NEW, QUERY, TRIGGERS, assert_true, blob, last_entry, live, logging, nothing_lingers, objects, shell
+    DEFENSIVE, NEW, QUERY, TRIGGERS, assert_true, blob, last_entry, live, logging, objects, shell
 )
 
-__all__ = ["nothing_lingers"]  # a fixture
 
 MISSING = "no: the trigger {} is missing: 'rebuild' makes it anew"
 UNFIT = "no: the trigger {} does not fit the columns and indexes as they are now: 'rebuild' makes it anew"

@@ -14,9 +14,8 @@ import pytest
 
 import database
 from database import plain, rows, vector
-from test_live import NEW, QUERY, assert_true, blob, live, nothing_lingers
+from test_live import NEW, QUERY, assert_true, blob, live
 
-__all__ = ["nothing_lingers"]  # a fixture
 
 SEARCH = "SELECT id FROM docs_index(?, 5)"
 # Steps are counted by fifty. The whole table is some two thousand times that many instructions.
@@ -24,16 +23,8 @@ FEW, MANY = 40, 400
 
 
 def count_steps(connection, sql=SEARCH, parameters=(QUERY,)):
-    """How many times fifty of SQLite's instructions a query takes: those that read rows, above all."""
-    count = [0]
-
-    def step():
-        count[0] += 1
-
-    connection.set_progress_handler(step, 50)
-    connection.execute(sql, parameters).fetchall()
-    connection.set_progress_handler(None, 0)
-    return count[0]
+    """In fifties of SQLite's instructions."""
+    return database.steps(connection, sql, parameters, each=50)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import database
 import oracle
 from database import column, plain, rows, scalar, vector
 from test_live import (
-    NEW, QUERY, TRIGGERS, WRITES, assert_true, blob, docs_bytes, last_entry, live, logging, nothing_lingers, objects, path
+    NEW, QUERY, TRIGGERS, WRITES, assert_true, blob, docs_bytes, last_entry, live, logging, objects, path
 )
 
-__all__ = ["docs_bytes", "nothing_lingers", "path"]  # fixtures
+__all__ = ["docs_bytes", "path"]  # fixtures
 
 
 # --- making, dropping, renaming -------------------------------------------------------------------

@@ -550,16 +550,8 @@ def test_a_changed_view(path, connect):
 
 
 def steps(connection, sql, parameters):
-    """How many hundreds of SQLite's instructions a query takes: those that read rows, above all."""
-    count = [0]
-
-    def step():
-        count[0] += 1
-
-    connection.set_progress_handler(step, 100)
-    connection.execute(sql, parameters).fetchall()
-    connection.set_progress_handler(None, 0)
-    return count[0]
+    """In hundreds of SQLite's instructions."""
+    return database.steps(connection, sql, parameters, each=100)
 
 
 EACH_SEARCH = pytest.mark.parametrize(

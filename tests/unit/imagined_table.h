@@ -44,7 +44,8 @@ static index_version *build(const rows *r, index_version *base)
 {
     index_builder *b;
     char *message = NULL;
-    assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, base, &b, &message), SQLITE_OK);
+    assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, base, &b, &message),
+                     SQLITE_OK);
     for (int i = 0; i < r->count; i++) {
         float x[DIMENSION];
         vector_of(&r->at[i], x);

@@ -1,0 +1,598 @@
+#include "exact.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <c_api/Index_c.h>
+#include <c_api/VectorTransform_c.h>
+
+#include "kernel.h"
+#include "segment.h"
+
+enum {
+    COARSE_WIDTH = 64, /* components of the codes, the norm of the rest included */
+    FINE_WIDTH = 192,
+    DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
+    CODE_MOST = 127,
+    SAMPLE_MOST = 2048,
+    SAMPLE_LEAST = 512,
+    SAMPLE_OF_MANY = 960, /* rows, where the dimension is above 1,000: FAISS then
+                              ** decomposes a matrix of rows by rows */
+    OUTLIERS_SHARE = 8,   /* more than an 8th of outliers: no sketch */
+    TRIALS = 8,           /* rows of the sample that try a basis as queries */
+    FAR = 10,             /* times the median from the mean: no part of the sample */
+    TRIAL_NEIGHBOURS = 10,
+    TRIAL_SHARE = 4 /* a quarter of the sample left over: no help */
+};
+
+struct basis {
+    atomic_int references;
+    int dimension;
+    int coarse, fine; /* widths */
+    float *mean;
+    FaissPCAMatrix *pca;
+    float *shift; /* what FAISS adds to Az: taken off again */
+    double shift_norm;
+    float unit;   /* a power of two that brings distances from the mean to about 1 */
+    double scale; /* makes the spectral norm at most 1 */
+    double step;
+    double coarse_centre, fine_centre; /* taken off the norms of the rest */
+    double worst_error;                /* a row whose error is greater is an outlier */
+};
+
+struct sketch {
+    basis *basis;
+    int count;
+    double coarse_error, fine_error; /* the largest of rows that are no outliers */
+    int8_t *coarse, *fine;
+    uint8_t *outliers; /* 1 for each that is; NULL for none */
+};
+
+struct query_sketch {
+    const basis *basis;
+    double coarse_error, fine_error;
+    int8_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
+};
+
+/* ---- projection ---- */
+
+/* γ(n) of the header. */
+static double gamma_of(double n)
+{
+    double nu = n * 0x1p-24;
+    return nu / (1 - nu);
+}
+
+/* z = (x - mean) * unit for `count` vectors. */
+static void centre(const basis *b, const float *x, int count, float *z)
+{
+    for (int i = 0; i < count; i++) {
+        for (int j = 0; j < b->dimension; j++)
+            z[(size_t)i * (size_t)b->dimension + (size_t)j] =
+                (x[(size_t)i * (size_t)b->dimension + (size_t)j] - b->mean[j]) * b->unit;
+    }
+}
+
+/* The matrix on `count` vectors, without FAISS's shift; p has fine - 1 components. */
+static void project(const basis *b, const float *z, int count, float *p)
+{
+    int width = b->fine - 1;
+    int threads = segment_use_one_thread();
+    faiss_VectorTransform_apply_noalloc(b->pca, count, z, p);
+    segment_restore_threads(threads);
+    for (int i = 0; b->shift && i < count; i++) {
+        for (int j = 0; j < width; j++)
+            p[(size_t)i * (size_t)width + (size_t)j] -= b->shift[j];
+    }
+}
+
+/* One row on its way to integers. */
+typedef struct row_code {
+    double error; /* of the code, rounding on the way included */
+    int fits;     /* no component was cut */
+} row_code;
+
+/* The norm of what the first `count` components leave of z, and the bound of its error.
+** |r² - r̂²| <= η with p off by at most `wrong` in norm gives |r - r̂| <= η / r̂, and
+** never more than sqrt(η). */
+static double rest_norm(double z_squared, const float *p, int count, double scale, double wrong,
+                        double *error)
+{
+    double p_squared = 0;
+    for (int i = 0; i < count; i++)
+        p_squared += (double)p[i] * (double)p[i];
+    p_squared *= scale * scale;
+    double norm = sqrt(z_squared);
+    double eta = 2 * norm * wrong + wrong * wrong + z_squared * 4 * 0x1p-24;
+    double r = z_squared > p_squared ? sqrt(z_squared - p_squared) : 0;
+    *error = r > 0 && eta / r < sqrt(eta) ? eta / r : sqrt(eta);
+    return r;
+}
+
+/* Round one component; add what is lost to *lost, squared. */
+static int8_t round_component(double y, double step, double *lost, int *fits)
+{
+    double code = rint(y / step);
+    if (!(fabs(code) <= CODE_MOST)) {
+        *fits = 0;
+        code = code > 0 ? CODE_MOST : -CODE_MOST;
+    }
+    double off = y - code * step;
+    *lost += off * off;
+    return (int8_t)code;
+}
+
+/* Encode z with its projection p in `width` components. */
+static row_code encode(const basis *b, const float *z, const float *p, int width, double centre_of,
+                       int8_t *code)
+{
+    double z_squared = 0, lost = 0, rest_error;
+    row_code result = {.fits = 1};
+    for (int i = 0; i < b->dimension; i++)
+        z_squared += (double)z[i] * (double)z[i];
+    /* Each component of p is a sum of d products whose magnitudes add up to at most
+    ** |z|, of components of z that were rounded once, less a shift. What is too small for
+    ** float32 is lost in each of them. */
+    double wrong = sqrt((double)width) * gamma_of(b->dimension + 4) *
+                       (sqrt(z_squared) + fmax(1, b->scale) * b->shift_norm) +
+                   sqrt((double)width) * b->dimension * (double)FLT_MIN;
+    for (int i = 0; i < width - 1; i++)
+        code[i] = round_component(b->scale * (double)p[i], b->step, &lost, &result.fits);
+    double rest = rest_norm(z_squared, p, width - 1, b->scale, wrong, &rest_error);
+    code[width - 1] = round_component(rest - centre_of, b->step, &lost, &result.fits);
+    result.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
+    if (!(result.error < INFINITY))
+        result.fits = 0;
+    return result;
+}
+
+/* ---- the basis ---- */
+
+int basis_sample_size(int dimension)
+{
+    return dimension > 1000 ? SAMPLE_OF_MANY : SAMPLE_MOST;
+}
+
+basis *basis_retain(basis *b)
+{
+    if (b)
+        atomic_fetch_add_explicit(&b->references, 1, memory_order_relaxed);
+    return b;
+}
+
+void basis_release(basis *b)
+{
+    if (!b || atomic_fetch_sub_explicit(&b->references, 1, memory_order_acq_rel) != 1)
+        return;
+    if (b->pca)
+        faiss_VectorTransform_free(b->pca);
+    sqlite3_free(b->mean);
+    sqlite3_free(b->shift);
+    sqlite3_free(b);
+}
+
+static void *allocate(size_t count, size_t size)
+{
+    return sqlite3_malloc64((sqlite3_uint64)(count ? count : 1) * size);
+}
+
+static int find_mean(basis *b, const float *sample, int count)
+{
+    size_t d = (size_t)b->dimension;
+    double *sums = allocate(d, sizeof *sums);
+    b->mean = allocate(d, sizeof *b->mean);
+    if (!sums || !b->mean) {
+        sqlite3_free(sums);
+        return SQLITE_NOMEM;
+    }
+    memset(sums, 0, d * sizeof *sums);
+    for (int i = 0; i < count; i++) {
+        for (size_t j = 0; j < d; j++)
+            sums[j] += (double)sample[(size_t)i * d + j];
+    }
+    for (size_t j = 0; j < d; j++)
+        b->mean[j] = (float)(sums[j] / count);
+    sqlite3_free(sums);
+    return SQLITE_OK;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return a < b ? -1 : a > b;
+}
+
+/* The squared distances of the sample from its mean; *median is that of them. */
+static int measure(const basis *b, const float *sample, int count, double *distances,
+                   double *median)
+{
+    size_t d = (size_t)b->dimension;
+    double *sorted = allocate((size_t)count, sizeof *sorted);
+    if (!sorted)
+        return SQLITE_NOMEM;
+    for (int i = 0; i < count; i++) {
+        distances[i] = 0;
+        for (size_t j = 0; j < d; j++) {
+            double off = (double)sample[(size_t)i * d + j] - (double)b->mean[j];
+            distances[i] += off * off;
+        }
+    }
+    memcpy(sorted, distances, (size_t)count * sizeof *sorted);
+    qsort(sorted, (size_t)count, sizeof *sorted, compare_doubles);
+    *median = sorted[count / 2];
+    sqlite3_free(sorted);
+    return SQLITE_OK;
+}
+
+/* Find the mean and the unit of the sample, without the rows that are far from it: a few
+** of these would leave nothing to tell the others apart by. *count is what is left. */
+static int find_centre(basis *b, float *sample, int *count)
+{
+    size_t d = (size_t)b->dimension;
+    double median, *distances = allocate((size_t)*count, sizeof *distances);
+    int rc = distances ? find_mean(b, sample, *count) : SQLITE_NOMEM, kept = 0;
+    if (rc == SQLITE_OK)
+        rc = measure(b, sample, *count, distances, &median);
+    for (int i = 0; rc == SQLITE_OK && i < *count; i++) {
+        if (!(distances[i] <= FAR * FAR * median))
+            continue;
+        memmove(sample + (size_t)kept * d, sample + (size_t)i * d, d * sizeof *sample);
+        kept++;
+    }
+    if (rc == SQLITE_OK && kept < *count && kept > 0) {
+        sqlite3_free(b->mean);
+        b->mean = NULL;
+        rc = find_mean(b, sample, kept);
+        if (rc == SQLITE_OK)
+            rc = measure(b, sample, kept, distances, &median);
+    }
+    *count = kept;
+    sqlite3_free(distances);
+    int exponent = 0;
+    frexp(rc == SQLITE_OK ? sqrt(median) : 0, &exponent);
+    b->unit = rc == SQLITE_OK && median > 0 && median < INFINITY ? ldexpf(1, -exponent) : 0;
+    return rc;
+}
+
+/* Add up AAᵀ from some columns of A, which stand in the rows of `columns`. */
+static void add_products(const float *columns, size_t count, size_t m, double *products)
+{
+    for (size_t i = 0; i < count; i++) {
+        const float *column = columns + i * m;
+        for (size_t j = 0; j < m; j++) {
+            for (size_t l = 0; l < m; l++)
+                products[j * m + l] += (double)column[j] * (double)column[l];
+        }
+    }
+}
+
+static double largest_row_sum(const double *products, size_t m)
+{
+    double largest = 0;
+    for (size_t j = 0; j < m; j++) {
+        double sum = 0;
+        for (size_t l = 0; l < m; l++)
+            sum += fabs(products[j * m + l]);
+        if (!isfinite(sum))
+            return INFINITY;
+        largest = fmax(largest, sum);
+    }
+    return largest;
+}
+
+/*
+** Scale the matrix so that its spectral norm is at most 1. |A|² is at most the
+** largest sum of magnitudes in a row of AAᵀ. The matrix is read by applying it to the
+** unit vectors; the copy differs from FAISS's by rounding twice, which the last term
+** allows for.
+*/
+static int find_scale(basis *b)
+{
+    enum { BLOCK = 64 };
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    float *unit = allocate(BLOCK * d, sizeof *unit),
+          *columns = allocate(BLOCK * m, sizeof *columns);
+    double *products = allocate(m * m, sizeof *products);
+    int rc = unit && columns && products ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK)
+        memset(products, 0, m * m * sizeof *products);
+    for (size_t begin = 0; rc == SQLITE_OK && begin < d; begin += BLOCK) {
+        size_t count = d - begin < BLOCK ? d - begin : BLOCK;
+        memset(unit, 0, BLOCK * d * sizeof *unit);
+        for (size_t i = 0; i < count; i++)
+            unit[i * d + begin + i] = 1;
+        project(b, unit, (int)count, columns);
+        add_products(columns, count, m, products);
+    }
+    if (rc == SQLITE_OK) {
+        double copied = sqrt((double)(d * m)) * 4 * 0x1p-24 * (1 + b->shift_norm);
+        b->scale = 1 / ((sqrt(largest_row_sum(products, m)) + copied) * (1 + 1e-9));
+        if (!(b->scale > 0 && b->scale < INFINITY))
+            b->scale = 0;
+    }
+    sqlite3_free(unit);
+    sqlite3_free(columns);
+    sqlite3_free(products);
+    return rc;
+}
+
+/* The step and the centres of the norms, from the sample's projections. */
+static int find_step(basis *b, const float *z, const float *p, int count)
+{
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    double coarse_sum = 0, fine_sum = 0, largest = 0, coarse_low = INFINITY, coarse_high = 0;
+    for (int i = 0; i < count; i++) {
+        const float *zi = z + (size_t)i * d, *pi = p + (size_t)i * m;
+        double z_squared = 0, ignored;
+        for (size_t j = 0; j < d; j++)
+            z_squared += (double)zi[j] * (double)zi[j];
+        for (size_t j = 0; j < m; j++)
+            largest = fmax(largest, fabs((double)pi[j]) * b->scale);
+        double coarse = rest_norm(z_squared, pi, b->coarse - 1, b->scale, 0, &ignored);
+        coarse_sum += coarse;
+        fine_sum += rest_norm(z_squared, pi, b->fine - 1, b->scale, 0, &ignored);
+        coarse_low = fmin(coarse_low, coarse);
+        coarse_high = fmax(coarse_high, coarse);
+    }
+    b->coarse_centre = coarse_sum / count;
+    b->fine_centre = fine_sum / count;
+    largest = fmax(largest, fmax(coarse_high - b->coarse_centre, b->coarse_centre - coarse_low));
+    b->step = largest * 1.05 / CODE_MOST;
+    /* Rounded evenly, an error is step * sqrt(width / 12) or so. */
+    b->worst_error = b->step * sqrt(b->fine) * 0.75;
+    return b->step > FLT_MIN && b->step < FLT_MAX;
+}
+
+/* How many of the sample a basis leaves over for the nearest few of some of its own
+** rows, by unrounded sketches: a share of what it saves. */
+static int helps(const basis *b, const float *sample, const float *p, int count)
+{
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1, left = 0;
+    int trials = count < TRIALS ? count : TRIALS;
+    for (int t = 0; t < trials; t++) {
+        size_t query = (size_t)t * (size_t)count / (size_t)trials;
+        double nearest[TRIAL_NEIGHBOURS + 1];
+        int found = 0;
+        for (size_t i = 0; i < (size_t)count; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < d; j++) {
+                double off = (double)sample[i * d + j] - (double)sample[query * d + j];
+                sum += off * off;
+            }
+            int at = found <= TRIAL_NEIGHBOURS  ? found++
+                     : sum < nearest[found - 1] ? found - 1
+                                                : -1;
+            for (; at > 0 && nearest[at - 1] > sum; at--)
+                nearest[at] = nearest[at - 1];
+            if (at >= 0)
+                nearest[at] = sum;
+        }
+        double radius = nearest[found - 1] * (double)b->unit * (double)b->unit;
+        for (size_t i = 0; i < (size_t)count; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < m; j++) {
+                double off = ((double)p[i * m + j] - (double)p[query * m + j]) * b->scale;
+                sum += off * off;
+            }
+            left += sum <= radius;
+        }
+    }
+    return left < (size_t)trials * (size_t)count / TRIAL_SHARE;
+}
+
+/* Find what FAISS adds to Az: the projection of zero. */
+static int find_shift(basis *b)
+{
+    size_t m = (size_t)b->fine - 1;
+    float *zero = allocate((size_t)b->dimension, sizeof *zero);
+    float *shift = allocate(m, sizeof *shift);
+    if (!zero || !shift) {
+        sqlite3_free(zero);
+        sqlite3_free(shift);
+        return SQLITE_NOMEM;
+    }
+    memset(zero, 0, (size_t)b->dimension * sizeof *zero);
+    project(b, zero, 1, shift);
+    sqlite3_free(zero);
+    b->shift = shift;
+    for (size_t i = 0; i < m; i++)
+        b->shift_norm += (double)shift[i] * (double)shift[i];
+    b->shift_norm = sqrt(b->shift_norm);
+    return SQLITE_OK;
+}
+
+static int train(basis *b, const float *sample, int count, float *z, float *p)
+{
+    size_t m = (size_t)b->fine - 1;
+    centre(b, sample, count, z);
+    int threads = segment_use_one_thread();
+    int code = faiss_PCAMatrix_new_with(&b->pca, b->dimension, (int)m, 0, 0);
+    if (code == 0)
+        code = faiss_VectorTransform_train(b->pca, count, z);
+    segment_restore_threads(threads);
+    int rc = code == 0 ? find_shift(b) : SQLITE_NOMEM;
+    if (rc == SQLITE_OK)
+        rc = find_scale(b);
+    if (rc == SQLITE_OK)
+        project(b, z, count, p);
+    return rc;
+}
+
+int basis_new(float *sample, int count, int dimension, basis **out)
+{
+    *out = NULL;
+    if (dimension < DIMENSION_LEAST)
+        return SQLITE_OK;
+    basis *b = allocate(1, sizeof *b);
+    if (!b)
+        return SQLITE_NOMEM;
+    memset(b, 0, sizeof *b);
+    atomic_init(&b->references, 1);
+    b->dimension = dimension;
+    b->coarse = COARSE_WIDTH < dimension / 2 ? COARSE_WIDTH : dimension / 4 / 8 * 8;
+    b->fine = FINE_WIDTH < dimension / 2 ? FINE_WIDTH : dimension / 2 / 8 * 8;
+    size_t n = (size_t)count;
+    float *z = allocate(n * (size_t)dimension, sizeof *z);
+    float *p = allocate(n * (size_t)b->fine, sizeof *p);
+    int rc = z && p ? find_centre(b, sample, &count) : SQLITE_NOMEM;
+    int trains = rc == SQLITE_OK && count >= SAMPLE_LEAST && b->unit > 0 && b->unit < INFINITY;
+    if (trains)
+        rc = train(b, sample, count, z, p);
+    int useful = trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count) &&
+                 helps(b, sample, p, count);
+    sqlite3_free(z);
+    sqlite3_free(p);
+    if (useful)
+        *out = b;
+    else
+        basis_release(b);
+    return rc;
+}
+
+/* ---- sketches ---- */
+
+const basis *sketch_basis(const sketch *s)
+{
+    return s->basis;
+}
+
+size_t sketch_bytes(const sketch *s)
+{
+    return sizeof *s + (size_t)s->count * (size_t)(s->basis->coarse + s->basis->fine + 1);
+}
+
+void sketch_free(sketch *s)
+{
+    if (!s)
+        return;
+    basis_release(s->basis);
+    sqlite3_free(s->coarse);
+    sqlite3_free(s->fine);
+    sqlite3_free(s->outliers);
+    sqlite3_free(s);
+}
+
+static sketch *sketch_allocate(basis *b, int count)
+{
+    sketch *s = allocate(1, sizeof *s);
+    if (!s)
+        return NULL;
+    size_t n = (size_t)count;
+    *s = (sketch){.basis = basis_retain(b),
+                  .count = count,
+                  .coarse = allocate(n * (size_t)b->coarse, 1),
+                  .fine = allocate(n * (size_t)b->fine, 1),
+                  .outliers = allocate(n, 1)};
+    if (s->coarse && s->fine && s->outliers)
+        return s;
+    sketch_free(s);
+    return NULL;
+}
+
+/* Encode one row in both widths; 1 if it is an outlier. */
+static int sketch_row(sketch *s, int i, const float *z, const float *p)
+{
+    const basis *b = s->basis;
+    row_code coarse =
+        encode(b, z, p, b->coarse, b->coarse_centre, s->coarse + (size_t)i * (size_t)b->coarse);
+    row_code fine = encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine);
+    if (!coarse.fits || !fine.fits || fine.error > b->worst_error || coarse.error > b->worst_error)
+        return 1;
+    s->coarse_error = fmax(s->coarse_error, coarse.error);
+    s->fine_error = fmax(s->fine_error, fine.error);
+    return 0;
+}
+
+int sketch_new(basis *b, const float *vectors, int count, sketch **out)
+{
+    enum { PIECE = 256 };
+    *out = NULL;
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    sketch *s = sketch_allocate(b, count);
+    float *z = allocate(PIECE * d, sizeof *z), *p = allocate(PIECE * m, sizeof *p);
+    int rc = s && z && p ? SQLITE_OK : SQLITE_NOMEM, outliers = 0;
+    for (int begin = 0; rc == SQLITE_OK && begin < count; begin += PIECE) {
+        int n = count - begin < PIECE ? count - begin : PIECE;
+        centre(b, vectors + (size_t)begin * d, n, z);
+        project(b, z, n, p);
+        for (int i = 0; i < n; i++) {
+            s->outliers[begin + i] =
+                (uint8_t)sketch_row(s, begin + i, z + (size_t)i * d, p + (size_t)i * m);
+            outliers += s->outliers[begin + i];
+        }
+    }
+    sqlite3_free(z);
+    sqlite3_free(p);
+    if (rc == SQLITE_OK && outliers == 0) {
+        sqlite3_free(s->outliers);
+        s->outliers = NULL;
+    }
+    if (rc == SQLITE_OK && outliers <= count / OUTLIERS_SHARE)
+        *out = s;
+    else
+        sketch_free(s);
+    return rc;
+}
+
+/* ---- queries ---- */
+
+int query_sketch_new(const basis *b, const float *query, query_sketch **out)
+{
+    size_t d = (size_t)b->dimension;
+    query_sketch *q = allocate(1, sizeof *q);
+    float *z = allocate(d, sizeof *z), *p = allocate((size_t)b->fine, sizeof *p);
+    *out = NULL;
+    if (!q || !z || !p) {
+        sqlite3_free(q);
+        sqlite3_free(z);
+        sqlite3_free(p);
+        return SQLITE_NOMEM;
+    }
+    q->basis = b;
+    centre(b, query, 1, z);
+    project(b, z, 1, p);
+    /* A component that is cut is part of the error. */
+    q->coarse_error = encode(b, z, p, b->coarse, b->coarse_centre, q->coarse).error;
+    q->fine_error = encode(b, z, p, b->fine, b->fine_centre, q->fine).error;
+    sqlite3_free(z);
+    sqlite3_free(p);
+    *out = q;
+    return SQLITE_OK;
+}
+
+void query_sketch_free(query_sketch *q)
+{
+    sqlite3_free(q);
+}
+
+void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances)
+{
+    kernel_distances(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
+    for (int i = 0; s->outliers && i < s->count; i++) {
+        if (s->outliers[i])
+            distances[i] = -1;
+    }
+}
+
+/* The greatest integer that a squared distance may be for step * sqrt(integer) to be
+** no more than the radius and both errors. */
+static int32_t limit_of(const basis *b, double radius, double row_error, double query_error)
+{
+    double reach = (radius * (double)b->unit + row_error + query_error) / b->step;
+    double limit = reach * reach * (1 + 1e-9) + 1;
+    return limit < INT32_MAX ? (int32_t)limit : INT32_MAX; /* NaN: everything */
+}
+
+int32_t sketch_limit(const sketch *s, const query_sketch *q, double radius)
+{
+    return limit_of(s->basis, radius, s->coarse_error, q->coarse_error);
+}
+
+int sketch_refine(const sketch *s, const query_sketch *q, double radius, int64_t *slots, int count)
+{
+    int32_t limit = limit_of(s->basis, radius, s->fine_error, q->fine_error);
+    return kernel_keep_within(s->fine, s->basis->fine, q->fine, limit, s->outliers, slots, count);
+}

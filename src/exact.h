@@ -1,0 +1,74 @@
+/*
+** Sketches: short integer vectors whose distances prove that a row is too far away, so
+** that an exact search need not read its vector.
+**
+** A basis is a mean and a matrix A of at most d rows, the first principal components
+** of a sample (FAISS's PCA), scaled so that its spectral norm is at most 1. For
+** z = x - mean let p = Az and r = sqrt(|z|² - |p|²). Since M = I - AᵀA is then
+** positive semidefinite, r is the seminorm sqrt(zᵀMz), and
+**
+**     |p₁ - p₂|² + (r₁ - r₂)² <= |Az₁ - Az₂|² + (z₁ - z₂)ᵀM(z₁ - z₂) = |x₁ - x₂|²
+**
+** for any two vectors: the distance of the m-vectors (p, r) never exceeds that of the
+** vectors, however well or badly A fits them. Each is rounded to 8-bit integers of one
+** step; by the triangle inequality a row whose integer distance is D has
+**
+**     |x - q| >= step * D - e(x) - e(q)
+**
+** where e is how far the integers are from the (p, r) that they stand for. What is
+** rounded in float32 on the way is in e as well, by the bounds for sums of products in
+** any order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1):
+** γ(n) = nu / (1 - nu), u = 2⁻²⁴. All of it is in units of a power of two, so that large
+** and small data fit. It takes for granted that BLAS computes in float32 proper, and
+** compilers as written (no -ffast-math).
+**
+** A sketch has two codes for each row: a coarse one of few components, read for all
+** rows, and a fine one, read for those that the coarse one leaves. A row that does not
+** fit the 8 bits, or is badly rounded, is an outlier: never ruled out.
+*/
+#ifndef EXACT_H
+#define EXACT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Immutable once made, shared by reference between threads. */
+typedef struct basis basis;
+typedef struct sketch sketch;
+
+/* Make a basis from `count` sample vectors of this dimension, one after another, which are
+** changed on the way. *out
+** is NULL where the sample shows that sketches would not help. Deterministic.
+** SQLITE_OK or SQLITE_NOMEM. */
+int basis_new(float *sample, int count, int dimension, basis **out);
+basis *basis_retain(basis *b);
+void basis_release(basis *b);
+
+/* The fewest rows worth a basis, and the most that are of use as a sample. */
+enum { BASIS_ROWS_LEAST = 8192 };
+int basis_sample_size(int dimension);
+
+/* Make the sketch of `count` vectors. *out is NULL where most of them do not fit the
+** basis. */
+int sketch_new(basis *b, const float *vectors, int count, sketch **out);
+void sketch_free(sketch *s);
+size_t sketch_bytes(const sketch *s);
+const basis *sketch_basis(const sketch *s);
+
+/* A query as a basis sees it. */
+typedef struct query_sketch query_sketch;
+int query_sketch_new(const basis *b, const float *query, query_sketch **out);
+void query_sketch_free(query_sketch *q);
+
+/* The coarse integer distances (squared) of all rows; those of one sketch and of others
+** of the same basis compare with each other. Outliers have -1. */
+void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances);
+
+/* The greatest coarse distance of a row that may be within a radius of the query. */
+int32_t sketch_limit(const sketch *s, const query_sketch *q, double radius);
+
+/* Of `count` slots keep those that by the fine code, too, may be within the radius.
+** Returns how many. */
+int sketch_refine(const sketch *s, const query_sketch *q, double radius, int64_t *slots, int count);
+
+#endif

@@ -1,0 +1,26 @@
+/*
+** The loop over sketches: squared distances between short vectors of 8-bit integers.
+** Compiled for the SIMD level that FAISS is compiled for; kernel_distance_plain() is
+** what it must equal.
+*/
+#ifndef KERNEL_H
+#define KERNEL_H
+
+#include <stdint.h>
+
+/* The squared distances of `count` codes of `width` components, one after another,
+** to the query. They are exact: with |component| <= 127 no sum overflows up to a
+** width of 33,000. */
+void kernel_distances(const int8_t *codes, int count, int width, const int8_t *query,
+                      int32_t *distances);
+
+/* Of `count` codes at these places keep those within a squared distance of the query;
+** returns how many. A code with `always` set at its place is kept in any case; it may
+** be NULL. */
+int kernel_keep_within(const int8_t *codes, int width, const int8_t *query, int32_t limit,
+                       const uint8_t *always, int64_t *places, int count);
+
+/* The squared distance of one pair without the help of the compiler's vectors. */
+int32_t kernel_distance_plain(const int8_t *a, const int8_t *b, int width);
+
+#endif

@@ -1,0 +1,164 @@
+/* A row at a distance is not ruled out by a radius of that distance: for each row and query
+** by itself, where nothing but the bound of that row leaves room. */
+#include "unit.h"
+
+#include <math.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exact.h"
+
+enum { ROWS = 1200, QUERIES = 40, CHECKED = 600 };
+
+static uint64_t state = 88172645463325252u;
+
+static double draw(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (double)(state >> 11) * 0x1p-53;
+}
+
+static double normal(void)
+{
+    return sqrt(-2 * log(draw() + 1e-300)) * cos(6.283185307179586 * draw());
+}
+
+typedef void maker(int dimension, float *x);
+
+static void decaying(int dimension, float *x)
+{
+    for (int j = 0; j < dimension; j++)
+        x[j] = (float)(normal() / (j + 1));
+}
+
+/* Differences of a few units in the last place: rounding is as large as the step. */
+static void offset(int dimension, float *x)
+{
+    for (int j = 0; j < dimension; j++)
+        x[j] = (float)(1e4 + 1e-2 * normal() / (j + 1));
+}
+
+static void tiny(int dimension, float *x)
+{
+    decaying(dimension, x);
+    for (int j = 0; j < dimension; j++)
+        x[j] *= 1e-20f;
+}
+
+/* In few directions the codes leave nothing out: their distance is that of the vectors,
+** but for rounding. Of other directions a basis knows noise, which may overlap. */
+static void in_few_directions(int dimension, float *x)
+{
+    enum { DIRECTIONS = 4 };
+    double share[DIRECTIONS];
+    for (int r = 0; r < DIRECTIONS; r++)
+        share[r] = normal();
+    for (int j = 0; j < dimension; j++) {
+        double sum = 0;
+        for (int r = 0; r < DIRECTIONS; r++)
+            sum += share[r] * sin((r + 1) * (j + 0.5) * 0.7);
+        x[j] = (float)sum;
+    }
+}
+
+/* Most rows closer to each other than the step of the codes. */
+static void with_a_core(int dimension, float *x)
+{
+    in_few_directions(dimension, x);
+    double size = draw() < 0.9 ? 0.02 : 1;
+    for (int j = 0; j < dimension; j++)
+        x[j] *= (float)size;
+}
+
+static void query_beside(int kind, int dimension, const float *row, float *query)
+{
+    for (int j = 0; j < dimension; j++) {
+        query[j] = kind == 0   ? row[j]
+                   : kind == 1 ? nextafterf(row[j], INFINITY)
+                   : kind == 2 ? row[j] * 1.01f
+                   : kind == 3 ? row[j] * 1000 /* cut */
+                               : -row[j];
+    }
+}
+
+static double distance_of(int dimension, const float *a, const float *b)
+{
+    long double sum = 0;
+    for (int j = 0; j < dimension; j++) {
+        long double difference = (long double)a[j] - b[j];
+        sum += difference * difference;
+    }
+    return (double)sqrtl(sum);
+}
+
+static void check_data(maker *make, int dimension)
+{
+    int count = ROWS < basis_sample_size(dimension) ? ROWS : basis_sample_size(dimension);
+    size_t d = (size_t)dimension;
+    float *x = malloc((size_t)count * d * sizeof *x);
+    for (int i = 0; i < count; i++)
+        make(dimension, x + (size_t)i * d);
+    basis *b;
+    assert_int_equal(basis_new(x, count, dimension, &b), SQLITE_OK);
+    assert_non_null(b);
+    query_sketch *queries[QUERIES];
+    float *vectors = malloc(QUERIES * d * sizeof *vectors);
+    for (int i = 0; i < QUERIES; i++) {
+        query_beside(i % 5, dimension, x + (size_t)(i * count / QUERIES) * d,
+                     vectors + (size_t)i * d);
+        assert_int_equal(query_sketch_new(b, vectors + (size_t)i * d, &queries[i]), SQLITE_OK);
+    }
+    int sketches = 0;
+    for (int i = 0; i < CHECKED; i++) {
+        const float *row = x + (size_t)i * d;
+        sketch *s;
+        assert_int_equal(sketch_new(b, row, 1, &s), SQLITE_OK);
+        sketches += s != NULL;
+        for (int j = 0; s && j < QUERIES; j++) {
+            double radius = distance_of(dimension, row, vectors + (size_t)j * d);
+            int32_t coarse;
+            int64_t slot = 0;
+            sketch_distances(s, queries[j], &coarse);
+            assert_true(coarse <= sketch_limit(s, queries[j], radius));
+            assert_int_equal(sketch_refine(s, queries[j], radius, &slot, 1), 1);
+        }
+        sketch_free(s);
+    }
+    assert_true(sketches > CHECKED * 3 / 4);
+    for (int i = 0; i < QUERIES; i++)
+        query_sketch_free(queries[i]);
+    basis_release(b);
+    free(vectors);
+    free(x);
+}
+
+static void rows_within_a_radius_are_kept(void **unused)
+{
+    (void)unused;
+    maker *const makers[] = {decaying, offset, tiny, in_few_directions, with_a_core};
+    for (size_t i = 0; i < sizeof makers / sizeof *makers; i++) {
+        check_data(makers[i], 96);
+        check_data(makers[i], 384);
+    }
+}
+
+/* Where the dimension exceeds the rows of the sample, the components that FAISS finds are
+** not orthogonal, the less so the more of them are rounding. */
+static void components_may_overlap(void **unused)
+{
+    (void)unused;
+    check_data(tiny, 1001);
+    check_data(decaying, 1001);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_within_a_radius_are_kept),
+        cmocka_unit_test(components_may_overlap),
+    };
+    return RUN_TESTS(tests);
+}

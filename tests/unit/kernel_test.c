@@ -1,0 +1,172 @@
+/* The loops over sketches equal the plain one, whatever the compiler makes of them: for
+** every width that a basis may have, for extreme codes and at any alignment. */
+#include "unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+
+enum { COUNT = 67, WIDTH_LEAST = 8, WIDTH_MOST = 256, SHIFTS = 3, CODE_MOST = 127 };
+
+/* Where random numbers come from: the same in every run. */
+static uint32_t state = 1;
+
+static uint32_t draw(void)
+{
+    state = state * 1664525u + 1013904223u;
+    return state >> 8;
+}
+
+/* What codes are filled with; -128 is no code, and must not be a trap either. */
+typedef enum filling { RANDOM, LEAST, MOST, ALTERNATING, ENDS, ZERO, BEYOND, FILLINGS } filling;
+
+static int8_t component(filling how, int i)
+{
+    switch (how) {
+    case RANDOM:
+        return (int8_t)((int)(draw() % (2 * CODE_MOST + 1)) - CODE_MOST);
+    case LEAST:
+        return -CODE_MOST;
+    case MOST:
+        return CODE_MOST;
+    case ALTERNATING:
+        return i % 2 ? CODE_MOST : -CODE_MOST;
+    case ENDS:
+        return draw() % 2 ? CODE_MOST : -CODE_MOST;
+    case BEYOND:
+        return INT8_MIN;
+    default:
+        return 0;
+    }
+}
+
+static void fill(int8_t *codes, int count, filling how)
+{
+    for (int i = 0; i < count; i++)
+        codes[i] = component(how, i);
+}
+
+/* A block that ends with its codes, so that reading on is an error that sanitizers see. */
+static int8_t *block(int count, int width, int shift, int8_t **codes)
+{
+    int8_t *memory = malloc((size_t)(shift + count * width));
+    assert_non_null(memory);
+    *codes = memory + shift;
+    return memory;
+}
+
+static void check_distances(const int8_t *codes, int count, int width, const int8_t *query)
+{
+    enum { MARK = -77 };
+    int32_t found[COUNT + 1];
+    for (int i = 0; i <= COUNT; i++)
+        found[i] = MARK;
+    kernel_distances(codes, count, width, query, found);
+    for (int i = 0; i < count; i++)
+        assert_int_equal(found[i], kernel_distance_plain(codes + i * width, query, width));
+    for (int i = count; i <= COUNT; i++)
+        assert_int_equal(found[i], MARK); /* nothing behind */
+}
+
+/* Keep some places, in an order of their own, and compare with a plain loop. */
+static void check_keeping(const int8_t *codes, int count, int width, const int8_t *query,
+                          int32_t limit, const uint8_t *always)
+{
+    int64_t places[2 * COUNT], expected[2 * COUNT];
+    int given = 0, wanted = 0;
+    for (int i = 0; i < 2 * count; i++) {
+        if (draw() % 3)
+            places[given++] = (int64_t)(draw() % (uint32_t)count);
+    }
+    for (int i = 0; i < given; i++) {
+        int64_t at = places[i];
+        if (kernel_distance_plain(codes + at * width, query, width) <= limit ||
+            (always && always[at]))
+            expected[wanted++] = at;
+    }
+    int kept = kernel_keep_within(codes, width, query, limit, always, places, given);
+    assert_int_equal(kept, wanted);
+    assert_memory_equal(places, expected, (size_t)wanted * sizeof *places);
+}
+
+static void check_limits(const int8_t *codes, int count, int width, const int8_t *query)
+{
+    uint8_t always[COUNT];
+    for (int i = 0; i < count; i++)
+        always[i] = draw() % 4 == 0;
+    /* At a distance that occurs, just below it, and at both ends. */
+    int32_t middle = kernel_distance_plain(codes + count / 2 * width, query, width);
+    const int32_t limits[] = {middle, middle - 1, 0, -1, INT32_MAX, INT32_MIN};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        check_keeping(codes, count, width, query, limits[i], NULL);
+        check_keeping(codes, count, width, query, limits[i], always);
+    }
+}
+
+static void loops_equal_the_plain_one(void **unused)
+{
+    (void)unused;
+    for (int width = WIDTH_LEAST; width <= WIDTH_MOST; width += 8) {
+        for (int round = 0; round < FILLINGS * FILLINGS; round++) {
+            int8_t *codes, *query;
+            int shift = round % SHIFTS;
+            int8_t *held = block(COUNT, width, shift, &codes);
+            int8_t *held_query = block(1, width, SHIFTS - shift, &query);
+            fill(codes, COUNT * width, (filling)(round % FILLINGS));
+            fill(query, width, (filling)(round / FILLINGS));
+            check_distances(codes, COUNT, width, query);
+            check_limits(codes, COUNT, width, query);
+            free(held);
+            free(held_query);
+        }
+    }
+}
+
+/* Also of widths that are no multiples of 8, and of any number of codes. */
+static void any_width_and_count(void **unused)
+{
+    (void)unused;
+    for (int width = 1; width < 40; width++) {
+        for (int count = 1; count <= COUNT; count += 6) {
+            int8_t *codes, *query;
+            int8_t *held = block(count, width, 0, &codes);
+            int8_t *held_query = block(1, width, 0, &query);
+            fill(codes, count * width, RANDOM);
+            fill(query, width, ENDS);
+            check_distances(codes, count, width, query);
+            check_limits(codes, count, width, query);
+            free(held);
+            free(held_query);
+        }
+    }
+    kernel_distances(NULL, 0, 64, NULL, NULL);
+    assert_int_equal(kernel_keep_within(NULL, 192, NULL, 0, NULL, NULL, 0), 0);
+}
+
+/* The greatest distance there is: 256 × 254². */
+static void the_greatest_distance_fits(void **unused)
+{
+    (void)unused;
+    int8_t code[WIDTH_MOST], query[WIDTH_MOST];
+    int32_t found;
+    fill(code, WIDTH_MOST, LEAST);
+    fill(query, WIDTH_MOST, MOST);
+    kernel_distances(code, 1, WIDTH_MOST, query, &found);
+    assert_int_equal(found, WIDTH_MOST * (2 * CODE_MOST) * (2 * CODE_MOST));
+    kernel_distances(query, 1, WIDTH_MOST, code, &found);
+    assert_int_equal(found, WIDTH_MOST * (2 * CODE_MOST) * (2 * CODE_MOST));
+    fill(code, WIDTH_MOST, MOST);
+    kernel_distances(code, 1, WIDTH_MOST, query, &found);
+    assert_int_equal(found, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(loops_equal_the_plain_one),
+        cmocka_unit_test(any_width_and_count),
+        cmocka_unit_test(the_greatest_distance_fits),
+    };
+    return RUN_TESTS(tests);
+}
