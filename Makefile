@@ -269,7 +269,7 @@ under = env \
     TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=tests/tsan.supp \
     $(fixed_addresses)
 ifeq "$(SANITIZE)" "valgrind"
-    under = valgrind --quiet --error-exitcode=9 --leak-check=full \
+    under = env SQLITE_FAISS_SANITIZE=$(SANITIZE) valgrind --quiet --error-exitcode=9 --leak-check=full \
         --errors-for-leak-kinds=definite,possible --suppressions=tests/valgrind.supp
 endif
 
