@@ -148,8 +148,9 @@ def test_connections_share_one_index(tmp_path, live, first):
     index = taken["first"] - taken["before"]
     assert 0.9 * vectors < index < 1.4 * vectors
     assert taken["all"] - taken["before"] <= 1.1 * index
-    # Not even for a moment: the first build is one connection's while the others wait.
-    assert taken["peak"] - taken["before"] <= 1.5 * vectors
+    # No second copy, not even for a moment: the first build is one connection's while the others
+    # wait. A basis for sketches is found from a sample of a tenth of the rows.
+    assert taken["peak"] - taken["before"] <= 1.75 * vectors
 
 
 def test_updates_of_the_same_rows(tmp_path):
