@@ -168,6 +168,13 @@ int index_delta_row(index_delta *d, int64_t key, uint64_t hash, const void *embe
 
 /* ---- keeping segments few and full ---- */
 
+/* Stage a slot as it is stored. */
+static int copy_slot(segment_rows *staging, const segment *s, int slot)
+{
+    return segment_rows_append(staging, segment_vector(s, slot), 0, segment_key(s, slot),
+                               segment_hash(s, slot), NULL);
+}
+
 /* Stage the live rows of one or two segments in the order of their keys. */
 static int stage_live(segment_rows *staging, const index_version *v, int first, int second)
 {
@@ -188,10 +195,7 @@ static int stage_live(segment_rows *staging, const index_version *v, int first, 
         }
         if (next < 0)
             return SQLITE_OK;
-        const segment *s = v->segments[parts[next]];
-        int slot = at[next]++;
-        int rc = segment_rows_append(staging, segment_vector(s, slot), 0, segment_key(s, slot),
-                                     segment_hash(s, slot), NULL);
+        int rc = copy_slot(staging, v->segments[parts[next]], at[next]++);
         if (rc != SQLITE_OK)
             return rc;
     }
@@ -347,9 +351,7 @@ static int collect_tails(compaction *c)
 
 static int stage_slot(compaction *c, int i, int slot, char **message)
 {
-    const segment *s = c->from->segments[i];
-    int rc = segment_rows_append(&c->staging, segment_vector(s, slot), 0, segment_key(s, slot),
-                                 segment_hash(s, slot), NULL);
+    int rc = copy_slot(&c->staging, c->from->segments[i], slot);
     if (rc != SQLITE_OK || c->staging.count < c->staging.capacity)
         return rc;
     rc = flush(c->made, &c->staging, message);

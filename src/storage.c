@@ -593,7 +593,7 @@ int storage_obstacle(sqlite3 *db, const source *s, char **why, char **message)
         return *why ? SQLITE_OK : SQLITE_NOMEM;
     trigger_parts p;
     int rc = parts_gather(db, s, &p);
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK && !p.participants) /* else they are gathered already */
         rc = gather_conflicts(db, &p);
     *why = p.obstacle;
     p.obstacle = NULL;
