@@ -1,6 +1,5 @@
 #include "walk.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -217,27 +216,13 @@ static const sketch *sketch_for(const index_walk *w, int s)
 {
     const index_version *v = w->version;
     const sketch *own = segment_sketch(v->segments[s]);
-    return own && v->metric != METRIC_KIND_IP && sketch_basis(own) == atomic_load(&v->tuning->basis)
-               ? own
-               : NULL;
+    return own && sketch_basis(own) == atomic_load(&v->tuning->basis) ? own : NULL;
 }
 
-/*
-** Within this distance of the query is every row whose score, as FAISS computes it,
-** is as good as the k-th so far. For L2 a sum of d squares of rounded differences is
-** off by a factor of γ(d + 2) at most. For cosine both vectors have been scaled to
-** length 1, with an error of γ(d + 4) at most: |x - q|² = |x|² + |q|² - 2xq.
-*/
-static double radius_of(const index_walk *w, int k)
+/* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
+static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
 {
-    const index_version *v = w->version;
-    if (w->hit_count < k)
-        return INFINITY;
-    double worst = w->hits[k - 1].score, n = (v->dimension + 8) * 0x1p-24, gamma = n / (1 - n);
-    if (v->metric == METRIC_KIND_L2)
-        return sqrt(worst * (1 + 2 * gamma) + v->dimension * (double)FLT_MIN);
-    double squared = 2 * (1 - worst) + 16 * gamma;
-    return squared > 0 ? sqrt(squared) : 0;
+    return w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[k - 1].score);
 }
 
 /* Score some slots of a segment, and take in those that are among the nearest. */
@@ -268,8 +253,8 @@ static int find_first(const index_walk *w, const segment_answer *answers,
         const int32_t *distances = search->distances + v->starts[s];
         for (int slot = 0; answers[s].ruling && slot < segment_count(v->segments[s]); slot++) {
             int32_t distance = distances[slot];
-            if ((count == most && distance >= first[count - 1].distance) || distance < 0 ||
-                index_is_dead(v, s, slot))
+            if ((count == most && distance >= first[count - 1].distance) ||
+                distance == SKETCH_OUTLIER || index_is_dead(v, s, slot))
                 continue;
             int i = count < most ? count++ : count - 1;
             for (; i > 0 && first[i - 1].distance > distance; i--)
@@ -308,21 +293,21 @@ static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_sear
     const index_version *v = w->version;
     const int32_t *distances = search->distances + v->starts[s];
     int rows = segment_count(v->segments[s]), count = 0;
-    double radius = radius_of(w, k);
-    int32_t limit = sketch_limit(of, search->query, radius);
+    double bound = bound_of(w, k, of, search->query);
+    int32_t limit = sketch_limit(of, search->query, bound);
     for (int slot = 0; slot < rows; slot++) {
         search->slots[count] = slot;
         count +=
             distances[slot] <= limit && distances[slot] != SCORED && !index_is_dead(v, s, slot);
     }
-    count = sketch_refine(of, search->query, radius, search->slots, count);
+    count = sketch_refine(of, search->query, bound, search->slots, count);
     return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
                  : SQLITE_OK;
 }
 
 /*
 ** The nearest k of the segments that have a sketch. Coarse distances of all rows say
-** which to score first; the k-th score so far is a radius, and a row beyond it by its
+** which to score first; the k-th score so far is a bound, and a row beyond it by its
 ** coarse or its fine distance is none of the nearest, whatever its score.
 */
 static int search_by_sketches(index_walk *w, int k, const segment_answer *answers,
@@ -330,7 +315,7 @@ static int search_by_sketches(index_walk *w, int k, const segment_answer *answer
 {
     const index_version *v = w->version;
     sketch_search search = {.slots = room->slots, .scores = room->scores};
-    int rc = query_sketch_new(atomic_load(&v->tuning->basis), w->query, &search.query);
+    int rc = query_sketch_new(atomic_load(&v->tuning->basis), v->metric, w->query, &search.query);
     search.distances = sqlite3_malloc64((sqlite3_uint64)v->slots * sizeof *search.distances);
     if (!search.distances)
         rc = SQLITE_NOMEM;
