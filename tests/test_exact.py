@@ -222,13 +222,13 @@ def index_bytes(connection, metric):
 
 
 def truth(connection, metric, query, where="1"):
-    """(id, distance) of all rows, nearest first."""
+    """(id, distance) of all rows, nearest first; NaN, which SQL calls NULL, comes last."""
     found = rows(
         connection,
         f"SELECT id, faiss_distance(embedding, ?, '{metric}') FROM docs WHERE {where} ORDER BY id",
         (query,),
     )
-    return sorted(found, key=lambda row: row[1])
+    return sorted(found, key=lambda row: numpy.inf if row[1] is None else row[1])
 
 
 def search(connection, metric, query, k, where="1"):
@@ -237,7 +237,7 @@ def search(connection, metric, query, k, where="1"):
     found = connection.execute(f"{sql} WHERE {where}", (query,)).fetchmany(k or READ_ON)
     for _, distance, score in found:
         expected = {"l2": numpy.sqrt, "ip": lambda s: 0 - s, "cosine": lambda s: 1 - s}[metric]
-        assert distance == expected(score)
+        assert distance == (None if score is None else expected(score))
     return [row[:2] for row in found]
 
 
