@@ -379,6 +379,8 @@ bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
 	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)"
 	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
+	$(VENV)/bin/python tests/bench/worst_case.py --bench $< --extension $(OUT)/faiss \
+	    --data "$(BENCH_DATA)"
 
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked

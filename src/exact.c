@@ -15,6 +15,7 @@
 enum {
     COARSE_WIDTH = 64, /* components of the codes, the norm of the rest included */
     FINE_WIDTH = 192,
+    CACHE_LINE = 64,
     DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
     CODE_MOST = 127,
     SAMPLE_MOST = 2048,
@@ -23,6 +24,7 @@ enum {
                               ** decomposes a matrix of rows by rows */
     OUTLIERS_SHARE = 8,   /* more than an 8th of outliers: no sketch */
     TRIALS = 8,           /* rows of the sample that try a basis as queries */
+    QUERY_CUT = 4,        /* times the worst error of rows: of a query, too much is cut */
     FAR = 10,             /* times the median from the mean: no part of the sample */
     TRIAL_NEIGHBOURS = 10,
     TRIAL_SHARE = 4 /* a quarter of the sample left over: no help */
@@ -53,8 +55,9 @@ struct sketch {
     basis *basis;
     int count;
     code_bounds coarse_bounds, fine_bounds;
-    double largest_norm; /* of the vectors that are no outliers, at least */
-    int8_t *coarse, *fine;
+    double largest_norm;   /* of the vectors that are no outliers, at least */
+    int8_t *coarse, *fine; /* from the start of a cache line */
+    void *coarse_memory, *fine_memory;
     uint8_t *outliers; /* 1 for each that is; NULL for none */
 };
 
@@ -71,13 +74,13 @@ struct query_sketch {
     double norm; /* of the query */
     /* for distances */
     double coarse_error, fine_error;
-    int8_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
     /* for inner products: with the query times `unit`, a power of two */
     double unit;
     double mean_product; /* <mean, query> */
     double mean_error;
     product_code coarse_product, fine_product;
-    int16_t coarse_factors[COARSE_WIDTH], fine_factors[FINE_WIDTH];
+    /* for either */
+    int16_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
 };
 
 /* ---- projection ---- */
@@ -136,17 +139,17 @@ static double rest_norm(double z_squared, const float *p, int count, double scal
     return r;
 }
 
-/* Round one component; add what is lost to *lost, squared. */
-static int8_t round_component(double y, double step, double *lost, int *fits)
+/* Round one component to `step`; add what is lost to *lost, squared. */
+static int round_component(double y, double step, int most, double *lost, int *fits)
 {
     double code = rint(y / step);
-    if (!(fabs(code) <= CODE_MOST)) {
+    if (!(fabs(code) <= most)) {
         *fits = 0;
-        code = code > 0 ? CODE_MOST : -CODE_MOST;
+        code = code > 0 ? most : -most;
     }
     double off = y - code * step;
     *lost += off * off;
-    return (int8_t)code;
+    return (int)code;
 }
 
 static double squared_norm(const float *x, int dimension)
@@ -167,21 +170,28 @@ static double projection_error(const basis *b, double z_squared, int width)
            sqrt((double)width) * b->dimension * (double)FLT_MIN;
 }
 
-/* Encode z with its projection p in `width` components. */
+/* Encode z with its projection p in `width` components: of a query in finer steps, to
+** `wide`, of a row to `code`. */
 static row_code encode(const basis *b, const float *z, const float *p, int width, double centre_of,
-                       int8_t *code)
+                       int8_t *code, int16_t *wide)
 {
     double z_squared = squared_norm(z, b->dimension), lost = 0, rest_error, code_squared = 0;
+    double step = wide ? b->step / KERNEL_FINER : b->step;
+    int most = wide ? CODE_MOST * KERNEL_FINER : CODE_MOST;
     row_code result = {.fits = 1};
     double wrong = projection_error(b, z_squared, width);
-    for (int i = 0; i < width - 1; i++)
-        code[i] = round_component(b->scale * (double)p[i], b->step, &lost, &result.fits);
     double rest = rest_norm(z_squared, p, width - 1, b->scale, wrong, &rest_error);
-    code[width - 1] = round_component(rest - centre_of, b->step, &lost, &result.fits);
+    for (int i = 0; i < width; i++) {
+        double y = i < width - 1 ? b->scale * (double)p[i] : rest - centre_of;
+        int component = round_component(y, step, most, &lost, &result.fits);
+        if (wide)
+            wide[i] = (int16_t)component;
+        else
+            code[i] = (int8_t)component;
+        code_squared += (double)component * component;
+    }
     result.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
-    for (int i = 0; i < width; i++)
-        code_squared += (double)code[i] * code[i];
-    result.norm = b->step * sqrt(code_squared) * (1 + 1e-9);
+    result.norm = step * sqrt(code_squared) * (1 + 1e-9);
     if (!(result.error < INFINITY))
         result.fits = 0;
     return result;
@@ -569,10 +579,17 @@ void sketch_free(sketch *s)
     if (!s)
         return;
     basis_release(s->basis);
-    sqlite3_free(s->coarse);
-    sqlite3_free(s->fine);
+    sqlite3_free(s->coarse_memory);
+    sqlite3_free(s->fine_memory);
     sqlite3_free(s->outliers);
     sqlite3_free(s);
+}
+
+/* Codes of as many bytes as a cache line has, or some, should lie in no more lines than
+** they must. */
+static int8_t *from_cache_line(void *memory)
+{
+    return (int8_t *)(((uintptr_t)memory + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 }
 
 static sketch *sketch_allocate(basis *b, int count)
@@ -583,10 +600,12 @@ static sketch *sketch_allocate(basis *b, int count)
     size_t n = (size_t)count;
     *s = (sketch){.basis = basis_retain(b),
                   .count = count,
-                  .coarse = allocate(n * (size_t)b->coarse, 1),
-                  .fine = allocate(n * (size_t)b->fine, 1),
+                  .coarse_memory = allocate(n * (size_t)b->coarse + CACHE_LINE, 1),
+                  .fine_memory = allocate(n * (size_t)b->fine + CACHE_LINE, 1),
                   .outliers = allocate(n, 1)};
-    if (s->coarse && s->fine && s->outliers)
+    s->coarse = from_cache_line(s->coarse_memory);
+    s->fine = from_cache_line(s->fine_memory);
+    if (s->coarse_memory && s->fine_memory && s->outliers)
         return s;
     sketch_free(s);
     return NULL;
@@ -602,9 +621,10 @@ static void bounds_add(code_bounds *bounds, const row_code *code)
 static int sketch_row(sketch *s, int i, const float *x, const float *z, const float *p)
 {
     const basis *b = s->basis;
-    row_code coarse =
-        encode(b, z, p, b->coarse, b->coarse_centre, s->coarse + (size_t)i * (size_t)b->coarse);
-    row_code fine = encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine);
+    row_code coarse = encode(b, z, p, b->coarse, b->coarse_centre,
+                             s->coarse + (size_t)i * (size_t)b->coarse, NULL);
+    row_code fine =
+        encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine, NULL);
     if (!coarse.fits || !fine.fits || fine.error > b->worst_error || coarse.error > b->worst_error)
         return 1;
     bounds_add(&s->coarse_bounds, &coarse);
@@ -654,8 +674,8 @@ static void encode_for_distances(query_sketch *q, const float *query, float *z, 
     centre(b, query, 1, z);
     project(b, z, 1, p);
     /* A component that is cut is part of the error. */
-    q->coarse_error = encode(b, z, p, b->coarse, b->coarse_centre, q->coarse).error;
-    q->fine_error = encode(b, z, p, b->fine, b->fine_centre, q->fine).error;
+    q->coarse_error = encode(b, z, p, b->coarse, b->coarse_centre, NULL, q->coarse).error;
+    q->fine_error = encode(b, z, p, b->fine, b->fine_centre, NULL, q->fine).error;
 }
 
 /* Encode the first width - 1 components of a projection and the norm of the rest. */
@@ -699,8 +719,8 @@ static void encode_for_products(query_sketch *q, const float *query, float *z, f
     q->mean_error = magnitudes * (b->dimension + 2) * 0x1p-52;
     project(b, z, 1, p);
     double q_squared = squared_norm(z, b->dimension);
-    q->coarse_product = encode_factors(b, q_squared, p, b->coarse, q->coarse_factors);
-    q->fine_product = encode_factors(b, q_squared, p, b->fine, q->fine_factors);
+    q->coarse_product = encode_factors(b, q_squared, p, b->coarse, q->coarse);
+    q->fine_product = encode_factors(b, q_squared, p, b->fine, q->fine);
 }
 
 int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out)
@@ -731,10 +751,15 @@ void query_sketch_free(query_sketch *q)
     sqlite3_free(q);
 }
 
+int query_sketch_fits(const query_sketch *q)
+{
+    return q->metric == METRIC_KIND_IP || q->coarse_error < QUERY_CUT * q->basis->worst_error;
+}
+
 void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances)
 {
     if (q->metric == METRIC_KIND_IP)
-        kernel_products(s->coarse, s->count, s->basis->coarse, q->coarse_factors, distances);
+        kernel_products(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
     else
         kernel_distances(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
     for (int i = 0; s->outliers && i < s->count; i++) {
@@ -756,12 +781,12 @@ double sketch_bound(const sketch *s, const query_sketch *q, float score)
     return worst - gamma * largest - d * (double)FLT_MIN;
 }
 
-/* The greatest integer that a squared distance may be for step * sqrt(integer) to be
-** no more than the radius and both errors. */
+/* The greatest integer that a squared distance may be for step / KERNEL_FINER *
+** sqrt(integer) to be no more than the radius and both errors. */
 static int32_t limit_of_distance(const basis *b, double radius, double row_error,
                                  double query_error)
 {
-    double reach = (radius * (double)b->unit + row_error + query_error) / b->step;
+    double reach = (radius * (double)b->unit + row_error + query_error) * KERNEL_FINER / b->step;
     double limit = reach * reach * (1 + 1e-9) + 1;
     return limit < INT32_MAX ? (int32_t)limit : INT32_MAX;
 }
@@ -800,8 +825,7 @@ int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t 
     if (q->metric == METRIC_KIND_IP) {
         int32_t least =
             limit_of_product(q, bound, &s->fine_bounds, &q->fine_product, b->fine_centre);
-        return kernel_keep_products(s->fine, b->fine, q->fine_factors, least, s->outliers, slots,
-                                    count);
+        return kernel_keep_products(s->fine, b->fine, q->fine, least, s->outliers, slots, count);
     }
     int32_t limit = limit_of_distance(b, bound, s->fine_bounds.error, q->fine_error);
     return kernel_keep_within(s->fine, b->fine, q->fine, limit, s->outliers, slots, count);

@@ -11,7 +11,7 @@
 **
 ** for any two vectors: the distance of the m-vectors (p, r) never exceeds that of the
 ** vectors, however well or badly A fits them. Each is rounded to 8-bit integers of one
-** step; by the triangle inequality a row whose integer distance is D has
+** step, of a query to finer ones; by the triangle inequality a row whose integer distance is D has
 **
 **     |x - q| >= step * D - e(x) - e(q)
 **
@@ -77,6 +77,8 @@ const basis *sketch_basis(const sketch *s);
 typedef struct query_sketch query_sketch;
 int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out);
 void query_sketch_free(query_sketch *q);
+/* Whether it is near enough to the sample for its code to tell rows apart. */
+int query_sketch_fits(const query_sketch *q);
 
 /* The coarse integer distances of all rows, squared, or for METRIC_KIND_IP their negated
 ** products: smaller is nearer. Those of one sketch and of others of the same basis compare

@@ -1,13 +1,17 @@
 #include "walk.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernel.h"
 #include "message.h"
 
-/* Beyond this many rows, scoring all rows once is cheaper than a heap of k in
-** every segment. */
-enum { SEARCH_MAX_K = 128 };
+enum {
+    FAISS_MAX_K = 128,  /* beyond, scoring a segment once is cheaper than a heap of k in it */
+    SEARCH_MAX_K = 512, /* beyond, all rows are ranked */
+    RANKED_PICKS = 128  /* while all rows are scored to be ranked, so many are picked out */
+};
 
 /* Where one cannot tell how many rows will be read, so many are found by sketches. */
 enum { DEPTH_TRIED = 32 };
@@ -35,9 +39,14 @@ row_value index_hit_value(const index_version *v, const index_hit *hit, int i)
 
 enum { SET_WORD_BITS = 64 };
 
+static size_t row_set_bytes(const index_version *v)
+{
+    return ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof(uint64_t);
+}
+
 int row_set_open(row_set *set, const index_version *v)
 {
-    size_t bytes = ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof *set->bits;
+    size_t bytes = row_set_bytes(v);
     *set = (row_set){sqlite3_malloc64(bytes), 0};
     if (!set->bits)
         return SQLITE_NOMEM;
@@ -75,8 +84,9 @@ struct index_walk {
     float *query;
     index_check *check;
     void *check_argument;
+    row_set set; /* the rows of the walk; `bits` is NULL where it is over all */
     index_hit *hits;
-    int64_t hit_count; /* the nearest rows, in order */
+    int64_t hit_count; /* the nearest rows, in order; a heap while they are picked out */
     /* All rows with their scores; NULL before they are needed. Once it is a heap,
     ** the nearest is on top in ranked[0..left-1], and rows taken from it stand
     ** behind, the i-th at ranked[count - 1 - i]. */
@@ -96,17 +106,50 @@ static int hit_before(vector_metric metric, const index_hit *a, const index_hit 
     return ra < rb || (ra == rb && a->key < b->key);
 }
 
-/* Put a hit in its place among the nearest `k`; 0 if it is not one of them. */
-static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+/* While the nearest k are picked out they are a heap, the worst on top. */
+static void hits_sink(index_walk *w, int64_t i, int64_t count)
 {
     vector_metric metric = w->version->metric;
-    if (w->hit_count == k && !hit_before(metric, hit, &w->hits[k - 1]))
-        return 0;
-    int64_t i = w->hit_count < k ? w->hit_count++ : k - 1;
-    for (; i > 0 && hit_before(metric, hit, &w->hits[i - 1]); i--)
-        w->hits[i] = w->hits[i - 1];
+    index_hit moved = w->hits[i];
+    for (;;) {
+        int64_t child = 2 * i + 1;
+        if (child >= count)
+            break;
+        if (child + 1 < count && hit_before(metric, &w->hits[child], &w->hits[child + 1]))
+            child++;
+        if (!hit_before(metric, &moved, &w->hits[child]))
+            break;
+        w->hits[i] = w->hits[child];
+        i = child;
+    }
+    w->hits[i] = moved;
+}
+
+/* Take in a hit if it is among the nearest k. */
+static void hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+{
+    vector_metric metric = w->version->metric;
+    if (w->hit_count == k) {
+        if (!hit_before(metric, hit, &w->hits[0]))
+            return;
+        w->hits[0] = *hit;
+        hits_sink(w, 0, k);
+        return;
+    }
+    int64_t i = w->hit_count++;
+    for (; i > 0 && hit_before(metric, &w->hits[(i - 1) / 2], hit); i = (i - 1) / 2)
+        w->hits[i] = w->hits[(i - 1) / 2];
     w->hits[i] = *hit;
-    return 1;
+}
+
+static void hits_sort(index_walk *w)
+{
+    for (int64_t left = w->hit_count - 1; left > 0; left--) {
+        index_hit worst = w->hits[0];
+        w->hits[0] = w->hits[left];
+        w->hits[left] = worst;
+        hits_sink(w, 0, left);
+    }
 }
 
 /* ---- scoring ---- */
@@ -142,31 +185,37 @@ static int scored_slot(const scored_slots *scored, int i)
     return scored->listed ? (int)scored->slots[i] : i;
 }
 
-/* Whether a walk passes over some slots of a segment. */
-static int passes_over(const index_version *v, int s, const row_set *set)
+/* Whether a walk comes to a slot. */
+static int comes_to(const index_walk *w, int s, int slot)
 {
-    return set || v->dead[s];
+    const index_version *v = w->version;
+    return w->set.bits ? row_set_has(&w->set, v->starts[s] + slot) : !index_is_dead(v, s, slot);
 }
 
-/* The slots of a segment that are in the set, or that are not dead, in `slots`. */
-static int slots_of_walk(const index_version *v, int s, const row_set *set, int64_t *slots)
+/* Whether it passes over some slots of a segment. */
+static int passes_over(const index_walk *w, int s)
 {
-    int count = 0;
-    for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
-        if (set ? row_set_has(set, v->starts[s] + slot) : !index_is_dead(v, s, slot))
-            slots[count++] = slot;
+    return w->set.bits || w->version->dead[s];
+}
+
+/* The slots of a segment that a walk comes to, in `slots`. */
+static int slots_of_walk(const index_walk *w, int s, int64_t *slots)
+{
+    int count = 0, rows = segment_count(w->version->segments[s]);
+    for (int slot = 0; slot < rows; slot++) {
+        slots[count] = slot;
+        count += comes_to(w, s, slot);
     }
     return count;
 }
 
 /* Score the rows of segment `s` that the walk comes to: *count of them, in slots
 ** 0, 1, ... or where *slots says. */
-static int score_segment(index_walk *w, int s, const row_set *set, scored_slots *out,
-                         char **message)
+static int score_segment(const index_walk *w, int s, scored_slots *out, char **message)
 {
     const index_version *v = w->version;
-    out->listed = passes_over(v, s, set);
-    out->count = out->listed ? slots_of_walk(v, s, set, out->slots) : segment_count(v->segments[s]);
+    out->listed = passes_over(w, s);
+    out->count = out->listed ? slots_of_walk(w, s, out->slots) : segment_count(v->segments[s]);
     return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
                           out->scores, message);
 }
@@ -179,7 +228,7 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
     for (int i = 0; i < scored->count; i++) {
         float score = scored->scores[i];
         if (w->hit_count == k &&
-            walk_rank_of(v->metric, score) > walk_rank_of(v->metric, w->hits[k - 1].score))
+            walk_rank_of(v->metric, score) > walk_rank_of(v->metric, w->hits[0].score))
             continue;
         int slot = scored_slot(scored, i);
         index_hit hit = {score, s, slot, index_key(v, s, slot)};
@@ -192,37 +241,67 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
     const sketch *ruling; /* that rules rows out; NULL for none */
-    int searched;         /* by FAISS, with these results: */
+    int searched;         /* by FAISS for k + 1 rows, with these results: */
     int found;            /* rows that FAISS gave */
     float last_rank;
 } segment_answer;
 
+enum { SCORED = INT32_MAX }; /* a row that need not be looked at again */
+
+/* ---- by FAISS ---- */
+
+/* Search a segment for k + 1 rows. Those whose place in `distances` says SCORED are known;
+** it may be NULL. */
+static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
+                          segment_answer *answer, char **message)
+{
+    index_version *v = w->version;
+    float scores[FAISS_MAX_K + 1];
+    int64_t slots[FAISS_MAX_K + 1];
+    int rc =
+        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    answer->searched = 1;
+    for (int i = 0; i < answer->found; i++) {
+        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
+        answer->last_rank = walk_rank_of(v->metric, hit.score);
+        if (!distances || distances[v->starts[s] + slots[i]] != SCORED)
+            hits_insert(w, k, &hit);
+    }
+    return SQLITE_OK;
+}
+
 /* ---- by sketches ---- */
 
-enum { FIRST_CANDIDATES = 64 }; /* rows scored to learn how near the k-th is */
+enum {
+    FIRST_CANDIDATES = 48, /* rows beyond k that are scored to learn how near the k-th is */
+    /* Where more than a third of a segment's rows are left over, all of them are read in one
+    ** go; and after as many segments in a row like that, no codes are compared any more. */
+    LEFT_OVER_SHARE = 3,
+    FUTILE_MOST = 2
+};
 
 /* A search by sketches: the coarse distance of every slot of the segments with one. */
 typedef struct sketch_search {
-    query_sketch *query;
+    const query_sketch *query;
     int32_t *distances; /* by position; SCORED for rows that need not be looked at */
     int64_t *slots;     /* of one segment: room for candidates */
     float *scores;
+    int futile; /* the last segments of which too many rows were left over */
 } sketch_search;
 
-enum { SCORED = INT32_MAX };
-
-/* The sketch of a segment, if the walk's basis is the one that it was made with. */
-static const sketch *sketch_for(const index_walk *w, int s)
+/* The sketch of a segment, if it was made with this basis. */
+static const sketch *sketch_for(const index_walk *w, int s, const basis *b)
 {
-    const index_version *v = w->version;
-    const sketch *own = segment_sketch(v->segments[s]);
-    return own && sketch_basis(own) == atomic_load(&v->tuning->basis) ? own : NULL;
+    const sketch *own = segment_sketch(w->version->segments[s]);
+    return own && sketch_basis(own) == b ? own : NULL;
 }
 
 /* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
 static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
 {
-    return w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[k - 1].score);
+    return w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[0].score);
 }
 
 /* Score some slots of a segment, and take in those that are among the nearest. */
@@ -240,10 +319,25 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 /* A row by its coarse distance. */
 typedef struct coarse_row {
     int32_t distance;
-    int64_t position;
+    int segment, slot;
 } coarse_row;
 
-/* The rows with the smallest coarse distances, at most `most`. */
+/* Put a row in the place of the top of a heap of `count`, the farthest on top. */
+static void replace_farthest(coarse_row *heap, int count, coarse_row row)
+{
+    int i = 0;
+    for (int child = 1; child < count; child = 2 * i + 1) {
+        if (child + 1 < count && heap[child + 1].distance > heap[child].distance)
+            child++;
+        if (heap[child].distance <= row.distance)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = row;
+}
+
+/* The rows with the smallest coarse distances, at most `most`, in no order. */
 static int find_first(const index_walk *w, const segment_answer *answers,
                       const sketch_search *search, coarse_row *first, int most)
 {
@@ -251,56 +345,92 @@ static int find_first(const index_walk *w, const segment_answer *answers,
     int count = 0;
     for (int s = 0; s < v->segment_count; s++) {
         const int32_t *distances = search->distances + v->starts[s];
-        for (int slot = 0; answers[s].ruling && slot < segment_count(v->segments[s]); slot++) {
-            int32_t distance = distances[slot];
-            if ((count == most && distance >= first[count - 1].distance) ||
-                distance == SKETCH_OUTLIER || index_is_dead(v, s, slot))
+        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0;
+        for (int slot = 0;; slot++) {
+            int32_t nearer = count == most ? first[0].distance - 1 : INT32_MAX;
+            slot = kernel_next_within(distances, slot, rows, nearer);
+            if (slot == rows)
+                break;
+            if (distances[slot] == SKETCH_OUTLIER || !comes_to(w, s, slot))
                 continue;
-            int i = count < most ? count++ : count - 1;
-            for (; i > 0 && first[i - 1].distance > distance; i--)
-                first[i] = first[i - 1];
-            first[i] = (coarse_row){distance, v->starts[s] + slot};
+            coarse_row row = {distances[slot], s, slot};
+            if (count == most) {
+                replace_farthest(first, count, row);
+                continue;
+            }
+            int i = count++;
+            for (; i > 0 && first[(i - 1) / 2].distance < row.distance; i = (i - 1) / 2)
+                first[i] = first[(i - 1) / 2];
+            first[i] = row;
         }
     }
     return count;
+}
+
+static int compare_places(const void *left, const void *right)
+{
+    const coarse_row *a = left, *b = right;
+    return a->segment != b->segment ? a->segment - b->segment : a->slot - b->slot;
 }
 
 /* Score the most promising rows, so that the k-th of them bounds the rest. */
 static int score_first(index_walk *w, int k, const segment_answer *answers, sketch_search *search,
                        char **message)
 {
-    int most = 2 * k > FIRST_CANDIDATES ? 2 * k : FIRST_CANDIDATES, rc = SQLITE_OK;
+    int most = k + FIRST_CANDIDATES, rc = SQLITE_OK;
     coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
     if (!first)
         return SQLITE_NOMEM;
-    int count = find_first(w, answers, search, first, most);
-    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-        int s, slot;
-        index_locate(w->version, first[i].position, &s, &slot);
-        int64_t at = slot;
-        float score;
-        rc = score_candidates(w, k, s, &at, 1, &score, message);
-        search->distances[first[i].position] = SCORED;
+    int count = find_first(w, answers, search, first, most), next = 0;
+    qsort(first, (size_t)count, sizeof *first, compare_places);
+    while (rc == SQLITE_OK && next < count) {
+        int s = first[next].segment, n = 0;
+        for (; next < count && first[next].segment == s; next++) {
+            search->slots[n++] = first[next].slot;
+            search->distances[w->version->starts[s] + first[next].slot] = SCORED;
+        }
+        rc = score_candidates(w, k, s, search->slots, n, search->scores, message);
     }
     sqlite3_free(first);
     return rc;
 }
 
-/* Score the rows of one segment that its sketch does not rule out. */
-static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_search *search,
-                      char **message)
+/* The slots of a segment within a coarse distance that were not scored yet. */
+static int collect(const index_walk *w, int s, sketch_search *search, int32_t limit)
 {
     const index_version *v = w->version;
-    const int32_t *distances = search->distances + v->starts[s];
-    int rows = segment_count(v->segments[s]), count = 0;
-    double bound = bound_of(w, k, of, search->query);
-    int32_t limit = sketch_limit(of, search->query, bound);
-    for (int slot = 0; slot < rows; slot++) {
-        search->slots[count] = slot;
-        count +=
-            distances[slot] <= limit && distances[slot] != SCORED && !index_is_dead(v, s, slot);
+    int rows = segment_count(v->segments[s]), kept = 0;
+    int count = kernel_places_within(search->distances + v->starts[s], rows,
+                                     limit < SCORED ? limit : SCORED - 1, search->slots);
+    if (!passes_over(w, s))
+        return count;
+    for (int i = 0; i < count; i++) {
+        search->slots[kept] = search->slots[i];
+        kept += comes_to(w, s, (int)search->slots[i]);
     }
-    count = sketch_refine(of, search->query, bound, search->slots, count);
+    return kept;
+}
+
+/* Score the rows of one segment that its sketch does not rule out; or all of them, where
+** that would be most. */
+static int score_rest(index_walk *w, int k, int s, segment_answer *answer, sketch_search *search,
+                      char **message)
+{
+    const sketch *of = answer->ruling;
+    int rows = segment_count(w->version->segments[s]), count = rows;
+    if (search->futile < FUTILE_MOST) {
+        double bound = bound_of(w, k, of, search->query);
+        count = collect(w, s, search, sketch_limit(of, search->query, bound));
+        count = sketch_refine(of, search->query, bound, search->slots, count);
+    }
+    if (count <= rows / LEFT_OVER_SHARE) {
+        search->futile = 0;
+    } else {
+        search->futile++;
+        if (k <= FAISS_MAX_K && !passes_over(w, s))
+            return search_segment(w, s, k, search->distances, answer, message);
+        count = collect(w, s, search, INT32_MAX);
+    }
     return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
                  : SQLITE_OK;
 }
@@ -310,50 +440,30 @@ static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_sear
 ** which to score first; the k-th score so far is a bound, and a row beyond it by its
 ** coarse or its fine distance is none of the nearest, whatever its score.
 */
-static int search_by_sketches(index_walk *w, int k, const segment_answer *answers,
-                              const scored_slots *room, char **message)
+static int search_by_sketches(index_walk *w, int k, segment_answer *answers,
+                              const query_sketch *query, const scored_slots *room, char **message)
 {
     const index_version *v = w->version;
-    sketch_search search = {.slots = room->slots, .scores = room->scores};
-    int rc = query_sketch_new(atomic_load(&v->tuning->basis), v->metric, w->query, &search.query);
+    sketch_search search = {.query = query, .slots = room->slots, .scores = room->scores};
     search.distances = sqlite3_malloc64((sqlite3_uint64)v->slots * sizeof *search.distances);
     if (!search.distances)
-        rc = SQLITE_NOMEM;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        return SQLITE_NOMEM;
+    for (int s = 0; s < v->segment_count; s++) {
         if (answers[s].ruling)
-            sketch_distances(answers[s].ruling, search.query, search.distances + v->starts[s]);
+            sketch_distances(answers[s].ruling, query, search.distances + v->starts[s]);
     }
-    if (rc == SQLITE_OK)
-        rc = score_first(w, k, answers, &search, message);
+    int rc = score_first(w, k, answers, &search, message);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         if (answers[s].ruling)
-            rc = score_rest(w, k, s, answers[s].ruling, &search, message);
+            rc = score_rest(w, k, s, &answers[s], &search, message);
         if (rc == SQLITE_OK)
             rc = walk_check_now(w, message);
     }
-    query_sketch_free(search.query);
     sqlite3_free(search.distances);
     return rc;
 }
 
-/* ---- by FAISS ---- */
-
-static int search_segment(index_walk *w, int s, int k, segment_answer *answer, char **message)
-{
-    index_version *v = w->version;
-    float scores[SEARCH_MAX_K + 1];
-    int64_t slots[SEARCH_MAX_K + 1];
-    int rc =
-        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
-    if (rc != SQLITE_OK)
-        return rc;
-    for (int i = 0; i < answer->found; i++) {
-        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
-        answer->last_rank = walk_rank_of(v->metric, hit.score);
-        hits_insert(w, k, &hit);
-    }
-    return SQLITE_OK;
-}
+/* ---- both ---- */
 
 /* Whether what FAISS answered for the segments searched holds the nearest k for certain. */
 static int answers_are_certain(const index_walk *w, int k, const segment_answer *answers)
@@ -364,49 +474,72 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
         if (!answers[s].searched)
             continue;
         int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
-        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
+        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[0].score) : 0;
         certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
     }
     return certain;
 }
 
+/* Search a segment without the help of a sketch. */
+static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, scored_slots *room,
+                          char **message)
+{
+    if (k <= FAISS_MAX_K && !passes_over(w, s))
+        return search_segment(w, s, k, NULL, answer, message);
+    /* FAISS would find rows that the walk passes over. */
+    int rc = score_segment(w, s, room, message);
+    if (rc == SQLITE_OK)
+        pick(w, k, s, room);
+    return rc;
+}
+
+/* Search the segments without a sketch for k + 1 rows each, then those with one. A query
+** that is too far from the data for its code is not worth comparing. */
+static int search_segments(index_walk *w, int k, segment_answer *answers, scored_slots *room,
+                           char **message)
+{
+    const index_version *v = w->version;
+    const basis *b = atomic_load_explicit(&v->tuning->basis, memory_order_acquire);
+    query_sketch *query = NULL;
+    int rc = b ? query_sketch_new(b, v->metric, w->query, &query) : SQLITE_OK, sketches = 0;
+    int fits = query && query_sketch_fits(query);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        answers[s] = (segment_answer){.ruling = fits ? sketch_for(w, s, b) : NULL};
+        if (answers[s].ruling) {
+            sketches++;
+            continue;
+        }
+        rc = search_plainly(w, k, s, &answers[s], room, message);
+        if (rc == SQLITE_OK)
+            rc = walk_check_now(w, message);
+    }
+    if (rc == SQLITE_OK && sketches)
+        rc = search_by_sketches(w, k, answers, query, room, message);
+    query_sketch_free(query);
+    return rc;
+}
+
 /*
-** Search the segments without a sketch for k + 1 rows each, then those with one, and
-** merge the nearest k. They are certain unless FAISS may have left out rows: some that
-** tie with the last one it gives matter if the k-th ties with it, and it gives none at
-** infinite distance. If they are not, there are no hits and ranking all rows decides.
+** Merge the nearest k of all segments. They are certain unless FAISS may have left out
+** rows: some that tie with the last one it gives matter if the k-th ties with it, and it
+** gives none at infinite distance. If they are not, there are no hits and ranking all rows
+** decides.
 */
 static int walk_search(index_walk *w, int k, char **message)
 {
     index_version *v = w->version;
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
     w->hits = sqlite3_malloc64(k * sizeof *w->hits);
-    scored_slots scored;
-    int rc = scored_slots_open(&scored, v), sketches = 0;
+    scored_slots room;
+    int rc = scored_slots_open(&room, v);
     if (!answers || !w->hits)
         rc = SQLITE_NOMEM;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        answers[s].searched = 0;
-        answers[s].ruling = sketch_for(w, s);
-        sketches += answers[s].ruling != NULL;
-        if (answers[s].ruling)
-            continue;
-        if (!v->dead[s]) {
-            answers[s].searched = 1;
-            rc = search_segment(w, s, k, &answers[s], message);
-        } else { /* FAISS would find dead rows */
-            rc = score_segment(w, s, NULL, &scored, message);
-            if (rc == SQLITE_OK)
-                pick(w, k, s, &scored);
-        }
-        if (rc == SQLITE_OK)
-            rc = walk_check_now(w, message);
-    }
-    if (rc == SQLITE_OK && sketches)
-        rc = search_by_sketches(w, k, answers, &scored, message);
+    if (rc == SQLITE_OK)
+        rc = search_segments(w, k, answers, &room, message);
     if (rc == SQLITE_OK && !answers_are_certain(w, k, answers))
         w->hit_count = 0;
-    scored_slots_close(&scored);
+    hits_sort(w);
+    scored_slots_close(&room);
     sqlite3_free(answers);
     return rc;
 }
@@ -443,28 +576,27 @@ static void heap_sink(index_walk *w, int64_t i)
 }
 
 /* Score the rows of segment `s`, and append them. */
-static int rank_segment(index_walk *w, int s, const row_set *set, scored_slots *scored,
-                        char **message)
+static int rank_segment(index_walk *w, int s, scored_slots *scored, char **message)
 {
     const index_version *v = w->version;
-    int rc = score_segment(w, s, set, scored, message);
+    int rc = score_segment(w, s, scored, message);
     for (int i = 0; rc == SQLITE_OK && i < scored->count; i++)
         w->ranked[w->left++] =
             (ranked_row){scored->scores[i], (uint32_t)(v->starts[s] + scored_slot(scored, i))};
     if (rc == SQLITE_OK && w->hits)
-        pick(w, SEARCH_MAX_K, s, scored);
+        pick(w, RANKED_PICKS, s, scored);
     return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
 }
 
 /* Score every row of the walk; pick out the nearest, unless they are known. */
-static int walk_score(index_walk *w, const row_set *set, char **message)
+static int walk_score(index_walk *w, char **message)
 {
     const index_version *v = w->version;
     scored_slots scored;
     int rc = scored_slots_open(&scored, v);
     int picks = w->hit_count == 0;
     if (picks)
-        w->hits = sqlite3_realloc64(w->hits, SEARCH_MAX_K * sizeof *w->hits);
+        w->hits = sqlite3_realloc64(w->hits, RANKED_PICKS * sizeof *w->hits);
     index_hit *known = w->hits;
     if (!picks)
         w->hits = NULL; /* they stay as they are */
@@ -473,8 +605,10 @@ static int walk_score(index_walk *w, const row_set *set, char **message)
         rc = SQLITE_NOMEM;
     w->left = 0;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
-        rc = rank_segment(w, s, set, &scored, message);
+        rc = rank_segment(w, s, &scored, message);
     w->hits = known;
+    if (picks && known)
+        hits_sort(w);
     scored_slots_close(&scored);
     if (rc != SQLITE_OK) {
         sqlite3_free(w->ranked);
@@ -504,6 +638,41 @@ static void walk_take(index_walk *w)
 
 /* ---- the walk ---- */
 
+enum { NARROW_SHARE = 16 }; /* scoring this part of the rows costs no more than their sketches */
+
+/* What the walk begins with: a search for the nearest where that pays off, else all rows. */
+static int walk_begin(index_walk *w, int64_t depth, char **message)
+{
+    const index_version *v = w->version;
+    int by_sketches = atomic_load(&v->tuning->basis) != NULL;
+    if (depth == WALK_UNKNOWN && by_sketches)
+        depth = DEPTH_TRIED;
+    if (depth > w->count)
+        depth = w->count;
+    if (w->set.bits &&
+        (!by_sketches || w->count < v->slots / NARROW_SHARE || depth < 0 || depth > SEARCH_MAX_K))
+        return walk_score(w, message);
+    return depth > 0 && depth <= SEARCH_MAX_K ? walk_search(w, (int)depth, message) : SQLITE_OK;
+}
+
+/* The walk's own copies of what it was given. */
+static int walk_copy(index_walk *w, const float *query, int normalize, const row_set *set)
+{
+    const index_version *v = w->version;
+    size_t bytes = (size_t)v->dimension * sizeof *query;
+    w->query = sqlite3_malloc64(bytes ? bytes : 1);
+    if (!w->query || (set && row_set_open(&w->set, v) != SQLITE_OK))
+        return SQLITE_NOMEM;
+    if (bytes)
+        memcpy(w->query, query, bytes);
+    if (bytes && normalize)
+        segment_normalize(w->query, v->dimension);
+    if (set)
+        memcpy(w->set.bits, set->bits, row_set_bytes(v));
+    w->count = set ? set->count : v->rows;
+    return SQLITE_OK;
+}
+
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
                      int64_t depth, index_check *check, void *argument, index_walk **out,
                      char **message)
@@ -520,24 +689,9 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
     w->version = index_retain(v);
     w->check = check;
     w->check_argument = argument;
-    w->count = set ? set->count : v->rows;
-    size_t bytes = (size_t)v->dimension * sizeof *query;
-    w->query = sqlite3_malloc64(bytes ? bytes : 1);
-    int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
-    if (rc == SQLITE_OK && bytes) {
-        memcpy(w->query, query, bytes);
-        if (normalize)
-            segment_normalize(w->query, v->dimension);
-    }
-    if (depth > w->count)
-        depth = w->count;
-    if (rc == SQLITE_OK && set)
-        rc = walk_score(w, set, message);
-    else if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
-        rc = walk_search(w, (int)depth, message);
-    else if (rc == SQLITE_OK && depth == WALK_UNKNOWN && w->count > 0 &&
-             atomic_load(&v->tuning->basis))
-        rc = walk_search(w, w->count < DEPTH_TRIED ? (int)w->count : DEPTH_TRIED, message);
+    int rc = walk_copy(w, query, normalize, set);
+    if (rc == SQLITE_OK)
+        rc = walk_begin(w, depth, message);
     if (rc == SQLITE_OK)
         index_improve(v);
     if (rc != SQLITE_OK) {
@@ -573,7 +727,7 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
         return SQLITE_ROW;
     }
     if (!w->ranked) {
-        int rc = walk_score(w, NULL, message);
+        int rc = walk_score(w, message);
         if (rc != SQLITE_OK)
             return rc;
         return index_walk_at(w, i, hit, message); /* it may be among those picked out */
@@ -594,6 +748,7 @@ void index_walk_close(index_walk *w)
         return;
     index_release(w->version);
     sqlite3_free(w->query);
+    row_set_close(&w->set);
     sqlite3_free(w->hits);
     sqlite3_free(w->ranked);
     sqlite3_free(w);

@@ -27,7 +27,7 @@ typedef struct index_hit {
 
 /*
 ** It holds a reference to its version. Where it is known that few rows will be
-** asked for (`depth`), they come from a search by FAISS. Otherwise, and beyond
+** asked for (`depth`), they come from a search by sketches or by FAISS. Otherwise, and beyond
 ** that, every row is scored once; the nearest are picked out on the way, and the
 ** rest is put in order as far as it is asked for. Reading all n rows costs two
 ** scans at most, and one heap sort.
@@ -36,7 +36,7 @@ typedef struct index_walk index_walk;
 
 /* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
 ** cannot tell). `query` has the version's dimension and is copied, normalized for
-** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL. */
+** cosine. `set` may be NULL; it is copied. `check` may be NULL. */
 enum { WALK_UNKNOWN = -1 };
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
                     index_check *check, void *argument, index_walk **out, char **message);
