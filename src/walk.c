@@ -76,8 +76,7 @@ typedef struct ranked_row {
 struct index_walk {
     index_version *version;
     float *query;
-    index_check *check;
-    void *check_argument;
+    vector_reader reader;
     const row_set *set; /* the rows of the walk; NULL: all */
     int deepens;        /* where rows found by sketches are not enough, a few more will be */
     index_hit *hits;
@@ -93,7 +92,7 @@ struct index_walk {
 
 static int walk_check_now(const index_walk *w, char **message)
 {
-    return w->check ? w->check(w->check_argument, message) : SQLITE_OK;
+    return w->reader.check ? w->reader.check(w->reader.argument, message) : SQLITE_OK;
 }
 
 static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
@@ -212,8 +211,8 @@ static int score_segment(index_walk *w, int s, scored_slots *out, char **message
     const index_version *v = w->version;
     out->listed = passes_over_some(w, s);
     out->count = out->listed ? slots_of_walk(w, s, out->slots) : segment_count(v->segments[s]);
-    return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
-                          out->scores, message);
+    return segment_scores(v->segments[s], &w->reader, w->query, out->listed ? out->slots : NULL,
+                          out->count, out->scores, message);
 }
 
 /* Pick out the rows just scored that are among the nearest k so far. Most are farther than
@@ -289,7 +288,8 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 {
     scored_slots scored = {
         .scores = scores, .slots = (int64_t *)slots, .count = count, .listed = 1};
-    int rc = segment_scores(w->version->segments[s], w->query, slots, count, scores, message);
+    int rc = segment_scores(w->version->segments[s], &w->reader, w->query, slots, count, scores,
+                            message);
     if (rc == SQLITE_OK)
         pick(w, k, s, &scored);
     return rc;
@@ -465,10 +465,10 @@ static int walk_search(index_walk *w, int k, char **message)
         sketches += answers[s].ruling != NULL;
         if (answers[s].ruling)
             continue;
-        if (k <= SEARCH_MAX_K && !passes_over_some(w, s)) {
+        if (k <= SEARCH_MAX_K && !passes_over_some(w, s) && segment_has_vectors(v->segments[s])) {
             answers[s].searched = 1;
             rc = search_segment(w, s, k, &answers[s], message);
-        } else { /* FAISS would find rows that the walk passes over */
+        } else { /* FAISS would find rows that the walk passes over, or has none */
             rc = score_segment(w, s, &scored, message);
             if (rc == SQLITE_OK)
                 pick(w, k, s, &scored);
@@ -616,8 +616,7 @@ static int walk_deepen(index_walk *w, char **message)
 }
 
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
-                     int64_t depth, index_check *check, void *argument, index_walk **out,
-                     char **message)
+                     int64_t depth, const vector_reader *reader, index_walk **out, char **message)
 {
     *out = NULL;
     if (v->slots > UINT32_MAX) {
@@ -629,8 +628,8 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         return SQLITE_NOMEM;
     memset(w, 0, sizeof *w);
     w->version = index_retain(v);
-    w->check = check;
-    w->check_argument = argument;
+    if (reader)
+        w->reader = *reader;
     w->set = set;
     w->deepens = depth != WALK_UNKNOWN;
     w->count = set ? set->count : v->rows;
@@ -658,19 +657,27 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 }
 
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message)
+                    const vector_reader *reader, index_walk **out, char **message)
 {
     int normalize = v->metric == METRIC_KIND_COSINE;
-    return open_walk(v, query, normalize, set, depth, check, argument, out, message);
+    return open_walk(v, query, normalize, set, depth, reader, out, message);
 }
 
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message)
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message)
 {
     int s, slot;
     index_locate(v, position, &s, &slot);
-    const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
-    return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
+    int64_t at = slot;
+    float *stored = sqlite3_malloc64((sqlite3_uint64)v->dimension * sizeof *stored);
+    *out = NULL;
+    if (!stored)
+        return SQLITE_NOMEM;
+    int rc = segment_read(v->segments[s], reader, &at, 1, stored, message);
+    if (rc == SQLITE_OK) /* normalized already */
+        rc = open_walk(v, stored, 0, NULL, depth, reader, out, message);
+    sqlite3_free(stored);
+    return rc;
 }
 
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
