@@ -209,6 +209,21 @@ $(BUILD)/packages-%: .ci/packages $(wildcard /etc/os-release)
 .PHONY: FORCE
 FORCE:
 
+# ---- the wheel -------------------------------------------------------------------------
+
+.PHONY: extension level version
+
+# What src/wheel_hook.py calls: the extension of one level, in a directory of its own, and
+# the name of this build's level.
+extension:
+	@$(MAKE) FAISS_LEVEL=$(FAISS_LEVEL) OUT=$(BUILD)/wheel/$(FAISS_LEVEL) all
+
+level:
+	@echo $(FAISS_LEVEL)
+
+version:
+	@echo $(VERSION)
+
 # ---- building FAISS --------------------------------------------------------------------
 
 ifeq "$(FAISS_PREFIX)" ""
