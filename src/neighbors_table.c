@@ -131,7 +131,9 @@ static int find(neighbors_cursor *c, char **message)
             break;
         c->row++;
     }
-    return rc;
+    c->snapshot.answered = 1; /* to find some rows' neighbours all rows were read */
+    index_version *v;
+    return rc == SQLITE_MISMATCH ? snapshot_compare(&c->snapshot, &v, message) : rc;
 }
 
 static int neighbors_next(sqlite3_vtab_cursor *base)
@@ -144,6 +146,21 @@ static int neighbors_next(sqlite3_vtab_cursor *base)
         rc = find(c, &message);
     }
     return table_failure(base->pVtab, rc, message);
+}
+
+/* Make ready for the neighbours of the rows of the snapshot. */
+static int begin_batch(neighbors_cursor *c, char **message)
+{
+    index_version *v;
+    int rc = snapshot_index_in_order(&c->snapshot, &v, message);
+    if (rc != SQLITE_OK || v->rows == 0)
+        return rc;
+    rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
+    vector_reader reader = vector_reader_of(&c->snapshot);
+    if (rc == SQLITE_OK)
+        rc = neighbour_batch_open(v, c->k, &reader, &c->batch, message);
+    c->rows = v->rows;
+    return rc;
 }
 
 static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
@@ -164,12 +181,11 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK)
         rc = snapshot_open(owner, &d, &c->snapshot, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_index_in_order(&c->snapshot, &v, message);
-    if (rc == SQLITE_OK && v->rows > 0)
-        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
-    if (rc == SQLITE_OK && v->rows > 0) {
-        rc = neighbour_batch_open(v, c->k, snapshot_poll, &c->snapshot, &c->batch, message);
-        c->rows = v->rows;
+        rc = begin_batch(c, message);
+    if (rc == SQLITE_MISMATCH) {
+        rc = snapshot_compare(&c->snapshot, &v, message);
+        if (rc == SQLITE_OK)
+            rc = begin_batch(c, message);
     }
     definition_clear(&d);
     return rc == SQLITE_OK ? find(c, message) : rc;

@@ -6,7 +6,9 @@ enum {
     ROWS_ALWAYS_SET = 2048,  /* a table so small that its rows are filtered in one go */
     VALUES_ALWAYS_SET = 100, /* a list so long that it should be built up once, not for each row */
     SET_SHARE = 8,           /* an index is read for up to an 8th of the rows … */
-    REFUSED_SHARE = 8        /* … and rows are tested until an 8th of them are refused */
+    REFUSED_SHARE = 8,       /* … and rows are tested until an 8th of them are refused */
+    TESTS_A_ROW = 2,         /* rows to find at first for each that is to pass a test … */
+    TESTS_LEAST = 32         /* … and in any case */
 };
 
 /* ---- the set ---- */
@@ -77,18 +79,39 @@ static int begin_set(search *s, char **message)
 
 /* ---- the walk ---- */
 
-static int begin_walk(search *s, char **message)
+static void end_walk(search *s)
 {
     index_walk_close(s->walk);
     s->walk = NULL;
-    int tests = s->filter.sql && !s->set_complete;
-    int64_t depth = tests ? WALK_UNKNOWN : s->depth;
-    return index_walk_open(s->snapshot->version, s->query.x, s->set_complete ? &s->set : NULL,
-                           depth, snapshot_poll, s->snapshot, &s->walk, message);
 }
 
+/* How many rows the walk will be read for. Where some do not pass the test, a search before
+** all are scored pays only by sketches. */
+static int64_t depth_of_walk(const search *s)
+{
+    int tests = s->filter.sql && !s->set_complete;
+    if (!tests)
+        return s->depth;
+    if (!index_walks_by_sketches(s->snapshot->version))
+        return WALK_UNKNOWN;
+    if (s->depth < TESTS_LEAST / TESTS_A_ROW) /* or unknown */
+        return TESTS_LEAST;
+    return s->depth < INT64_MAX / TESTS_A_ROW ? TESTS_A_ROW * s->depth : s->depth;
+}
+
+static int begin_walk(search *s, char **message)
+{
+    int64_t depth = depth_of_walk(s);
+    end_walk(s);
+    vector_reader reader = vector_reader_of(s->snapshot);
+    return index_walk_open(s->snapshot->version, s->query.x, s->set_complete ? &s->set : NULL,
+                           depth, &reader, &s->walk, message);
+}
+
+/* Only a walk needs the set. */
 static void forget_set(search *s)
 {
+    end_walk(s);
     row_set_close(&s->set);
     s->set_complete = 0;
 }
@@ -120,6 +143,22 @@ static int take_filter(search *s, filter *f, char **message)
     return rc == SQLITE_OK ? begin_set(s, message) : rc;
 }
 
+/* Begin again with rows as the source holds them: the index was found to differ. */
+static int begin_anew(search *s, char **message)
+{
+    index_version *v;
+    forget_set(s);
+    s->position = s->refused = s->given = 0;
+    int rc = snapshot_compare(s->snapshot, &v, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_begin_search(s->snapshot, s->query.dimension, message);
+    if (rc == SQLITE_OK && s->keys)
+        rc = sqlite3_reset(s->keys);
+    if (rc == SQLITE_OK && s->filter.sql)
+        rc = begin_set(s, message);
+    return rc == SQLITE_OK ? begin_walk(s, message) : rc;
+}
+
 int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t depth, char **message)
 {
     int again = s->walk && s->snapshot == in;
@@ -133,7 +172,9 @@ int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t dept
     vector_clear(&s->query);
     s->query = *query;
     *query = (vector){0};
-    return rc == SQLITE_OK && !same ? begin_walk(s, message) : rc;
+    if (rc == SQLITE_OK && !same)
+        rc = begin_walk(s, message);
+    return rc == SQLITE_MISMATCH ? begin_anew(s, message) : rc;
 }
 
 /* Whether the filter allows the row; SQLITE_ROW or SQLITE_DONE. */
@@ -159,34 +200,42 @@ static int change_to_set(search *s, char **message)
     return rc;
 }
 
+/* The next row, if the filter allows it; SQLITE_OK to go on. */
+static int next_allowed(search *s, index_hit *hit, char **message)
+{
+    int rc = index_walk_at(s->walk, s->position, hit, message);
+    if (rc != SQLITE_ROW)
+        return rc;
+    s->position++;
+    if (!s->filter.sql || s->set_complete) {
+        s->given++;
+        return SQLITE_ROW;
+    }
+    rc = test_row(s, hit->key, message);
+    if (rc == SQLITE_ROW)
+        s->given++;
+    if (rc != SQLITE_DONE)
+        return rc;
+    if (++s->refused > s->snapshot->version->rows / REFUSED_SHARE)
+        return change_to_set(s, message);
+    return SQLITE_OK;
+}
+
 int search_next(search *s, index_hit *hit, char **message)
 {
     for (;;) {
-        int rc = index_walk_at(s->walk, s->position, hit, message);
-        if (rc != SQLITE_ROW)
+        int rc = next_allowed(s, hit, message);
+        if (rc == SQLITE_MISMATCH)
+            rc = begin_anew(s, message);
+        s->snapshot->answered |= rc == SQLITE_ROW;
+        if (rc != SQLITE_OK)
             return rc;
-        s->position++;
-        if (!s->filter.sql || s->set_complete) {
-            s->given++;
-            return SQLITE_ROW;
-        }
-        rc = test_row(s, hit->key, message);
-        if (rc == SQLITE_ROW)
-            s->given++;
-        if (rc != SQLITE_DONE)
-            return rc;
-        if (++s->refused > s->snapshot->version->rows / REFUSED_SHARE) {
-            rc = change_to_set(s, message);
-            if (rc != SQLITE_OK)
-                return rc;
-        }
     }
 }
 
 void search_close(search *s)
 {
     forget_set(s);
-    index_walk_close(s->walk);
     sqlite3_finalize(s->keys);
     sqlite3_finalize(s->test);
     filter_close(&s->filter);

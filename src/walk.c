@@ -8,13 +8,13 @@
 #include "message.h"
 
 enum {
-    FAISS_MAX_K = 128,  /* beyond, scoring a segment once is cheaper than a heap of k in it */
-    SEARCH_MAX_K = 512, /* beyond, all rows are ranked */
-    RANKED_PICKS = 128  /* while all rows are scored to be ranked, so many are picked out */
+    SEARCH_MAX_K = 128, /* beyond, scoring all rows once is cheaper than a heap of k in every
+                          ** segment */
+    DEPTH_TRIED = 32,   /* rows found by sketches where one cannot tell how many will be read */
+    DEEPER = 8,         /* so many times as many are found where more are read than expected … */
+    SKETCH_SHARE = 256, /* … up to a 256th of all rows: then all are scored */
+    SKETCH_SET_SHARE = 32 /* a set of less than a 32nd of the rows is scored outright */
 };
-
-/* Where one cannot tell how many rows will be read, so many are found by sketches. */
-enum { DEPTH_TRIED = 32 };
 
 float walk_rank_of(vector_metric metric, float score)
 {
@@ -39,14 +39,9 @@ row_value index_hit_value(const index_version *v, const index_hit *hit, int i)
 
 enum { SET_WORD_BITS = 64 };
 
-static size_t row_set_bytes(const index_version *v)
-{
-    return ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof(uint64_t);
-}
-
 int row_set_open(row_set *set, const index_version *v)
 {
-    size_t bytes = row_set_bytes(v);
+    size_t bytes = ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof *set->bits;
     *set = (row_set){sqlite3_malloc64(bytes), 0};
     if (!set->bits)
         return SQLITE_NOMEM;
@@ -82,11 +77,12 @@ typedef struct ranked_row {
 struct index_walk {
     index_version *version;
     float *query;
-    index_check *check;
-    void *check_argument;
-    row_set set; /* the rows of the walk; `bits` is NULL where it is over all */
+    vector_reader reader;
+    const row_set *set; /* the rows of the walk; NULL: all */
+    int deepens;        /* where rows found by sketches are not enough, a few more will be */
     index_hit *hits;
-    int64_t hit_count; /* the nearest rows, in order; a heap while they are picked out */
+    int64_t hit_count; /* the nearest rows, in order; while they are found, the farthest is on
+                       ** top of a heap */
     /* All rows with their scores; NULL before they are needed. Once it is a heap,
     ** the nearest is on top in ranked[0..left-1], and rows taken from it stand
     ** behind, the i-th at ranked[count - 1 - i]. */
@@ -97,7 +93,7 @@ struct index_walk {
 
 static int walk_check_now(const index_walk *w, char **message)
 {
-    return w->check ? w->check(w->check_argument, message) : SQLITE_OK;
+    return w->reader.check ? w->reader.check(w->reader.argument, message) : SQLITE_OK;
 }
 
 static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
@@ -106,34 +102,29 @@ static int hit_before(vector_metric metric, const index_hit *a, const index_hit 
     return ra < rb || (ra == rb && a->key < b->key);
 }
 
-/* While the nearest k are picked out they are a heap, the worst on top. */
-static void hits_sink(index_walk *w, int64_t i, int64_t count)
+/* ---- the nearest so far ---- */
+
+/* Put a hit in the place of one of the heap's first `count`, whose children may be farther. */
+static void hits_sink(index_walk *w, int64_t count, int64_t i, index_hit hit)
 {
     vector_metric metric = w->version->metric;
-    index_hit moved = w->hits[i];
-    for (;;) {
-        int64_t child = 2 * i + 1;
-        if (child >= count)
-            break;
+    for (int64_t child; (child = 2 * i + 1) < count; i = child) {
         if (child + 1 < count && hit_before(metric, &w->hits[child], &w->hits[child + 1]))
             child++;
-        if (!hit_before(metric, &moved, &w->hits[child]))
+        if (!hit_before(metric, &hit, &w->hits[child]))
             break;
         w->hits[i] = w->hits[child];
-        i = child;
     }
-    w->hits[i] = moved;
+    w->hits[i] = hit;
 }
 
-/* Take in a hit if it is among the nearest k. */
+/* Take in a hit that is among the nearest `k`. */
 static void hits_insert(index_walk *w, int64_t k, const index_hit *hit)
 {
     vector_metric metric = w->version->metric;
     if (w->hit_count == k) {
-        if (!hit_before(metric, hit, &w->hits[0]))
-            return;
-        w->hits[0] = *hit;
-        hits_sink(w, 0, k);
+        if (hit_before(metric, hit, &w->hits[0]))
+            hits_sink(w, k, 0, *hit);
         return;
     }
     int64_t i = w->hit_count++;
@@ -142,14 +133,20 @@ static void hits_insert(index_walk *w, int64_t k, const index_hit *hit)
     w->hits[i] = *hit;
 }
 
+/* All are found: put them in order. */
 static void hits_sort(index_walk *w)
 {
     for (int64_t left = w->hit_count - 1; left > 0; left--) {
-        index_hit worst = w->hits[0];
-        w->hits[0] = w->hits[left];
-        w->hits[left] = worst;
-        hits_sink(w, 0, left);
+        index_hit farthest = w->hits[0];
+        hits_sink(w, left, 0, w->hits[left]);
+        w->hits[left] = farthest;
     }
+}
+
+/* The rank of the farthest of them. */
+static float farthest_rank(const index_walk *w)
+{
+    return walk_rank_of(w->version->metric, w->hits[0].score);
 }
 
 /* ---- scoring ---- */
@@ -185,39 +182,38 @@ static int scored_slot(const scored_slots *scored, int i)
     return scored->listed ? (int)scored->slots[i] : i;
 }
 
-/* Whether a walk comes to a slot. */
-static int comes_to(const index_walk *w, int s, int slot)
+/* Whether a walk passes over some slots of a segment, and over this one. */
+static int passes_over_some(const index_walk *w, int s)
+{
+    return w->set || w->version->dead[s];
+}
+
+static int passes_over(const index_walk *w, int s, int slot)
 {
     const index_version *v = w->version;
-    return w->set.bits ? row_set_has(&w->set, v->starts[s] + slot) : !index_is_dead(v, s, slot);
+    return w->set ? !row_set_has(w->set, v->starts[s] + slot) : index_is_dead(v, s, slot);
 }
 
-/* Whether it passes over some slots of a segment. */
-static int passes_over(const index_walk *w, int s)
-{
-    return w->set.bits || w->version->dead[s];
-}
-
-/* The slots of a segment that a walk comes to, in `slots`. */
+/* The slots of a segment that the walk comes to, in `slots`. */
 static int slots_of_walk(const index_walk *w, int s, int64_t *slots)
 {
-    int count = 0, rows = segment_count(w->version->segments[s]);
+    int rows = segment_count(w->version->segments[s]), count = 0;
     for (int slot = 0; slot < rows; slot++) {
         slots[count] = slot;
-        count += comes_to(w, s, slot);
+        count += !passes_over(w, s, slot);
     }
     return count;
 }
 
 /* Score the rows of segment `s` that the walk comes to: *count of them, in slots
 ** 0, 1, ... or where *slots says. */
-static int score_segment(const index_walk *w, int s, scored_slots *out, char **message)
+static int score_segment(index_walk *w, int s, scored_slots *out, char **message)
 {
     const index_version *v = w->version;
-    out->listed = passes_over(w, s);
+    out->listed = passes_over_some(w, s);
     out->count = out->listed ? slots_of_walk(w, s, out->slots) : segment_count(v->segments[s]);
-    return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
-                          out->scores, message);
+    return segment_scores(v->segments[s], &w->reader, w->query, out->listed ? out->slots : NULL,
+                          out->count, out->scores, message);
 }
 
 /* Pick out the rows just scored that are among the nearest k so far. Most are farther than
@@ -227,8 +223,7 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
     const index_version *v = w->version;
     for (int i = 0; i < scored->count; i++) {
         float score = scored->scores[i];
-        if (w->hit_count == k &&
-            walk_rank_of(v->metric, score) > walk_rank_of(v->metric, w->hits[0].score))
+        if (w->hit_count == k && walk_rank_of(v->metric, score) > farthest_rank(w))
             continue;
         int slot = scored_slot(scored, i);
         index_hit hit = {score, s, slot, index_key(v, s, slot)};
@@ -250,14 +245,22 @@ enum { SCORED = INT32_MAX }; /* a row that need not be looked at again */
 
 /* ---- by FAISS ---- */
 
-/* Search a segment for k + 1 rows. Those whose place in `distances` says SCORED are known;
-** it may be NULL. */
+/* Whether FAISS can search a segment: not where it would find rows that the walk passes over,
+** nor without vectors, and beyond some k it is slower than scoring the rows once. */
+static int is_searchable(const index_walk *w, int s, int k)
+{
+    return k <= SEARCH_MAX_K && !passes_over_some(w, s) &&
+           segment_has_vectors(w->version->segments[s]);
+}
+
+/* Search a segment for k + 1 rows. Those whose place in `distances` says SCORED are known; it
+** may be NULL. */
 static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
                           segment_answer *answer, char **message)
 {
     index_version *v = w->version;
-    float scores[FAISS_MAX_K + 1];
-    int64_t slots[FAISS_MAX_K + 1];
+    float scores[SEARCH_MAX_K + 1];
+    int64_t slots[SEARCH_MAX_K + 1];
     int rc =
         segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
     if (rc != SQLITE_OK)
@@ -310,7 +313,8 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 {
     scored_slots scored = {
         .scores = scores, .slots = (int64_t *)slots, .count = count, .listed = 1};
-    int rc = segment_scores(w->version->segments[s], w->query, slots, count, scores, message);
+    int rc = segment_scores(w->version->segments[s], &w->reader, w->query, slots, count, scores,
+                            message);
     if (rc == SQLITE_OK)
         pick(w, k, s, &scored);
     return rc;
@@ -322,49 +326,39 @@ typedef struct coarse_row {
     int segment, slot;
 } coarse_row;
 
-/* Put a row in the place of the top of a heap of `count`, the farthest on top. */
-static void replace_farthest(coarse_row *heap, int count, coarse_row row)
+/* Put a row in the place of the one with the largest distance, which is on top of the heap. */
+static void replace_first(coarse_row *heap, int count, coarse_row row)
 {
     int i = 0;
-    for (int child = 1; child < count; child = 2 * i + 1) {
-        if (child + 1 < count && heap[child + 1].distance > heap[child].distance)
+    for (int child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && heap[child].distance < heap[child + 1].distance)
             child++;
         if (heap[child].distance <= row.distance)
             break;
         heap[i] = heap[child];
-        i = child;
     }
     heap[i] = row;
 }
 
-/* The rows with the smallest coarse distances, at most `most`, in no order. */
-static int find_first(const index_walk *w, const segment_answer *answers,
-                      const sketch_search *search, coarse_row *first, int most)
+/* The rows with the smallest coarse distances, at most `most`, in no order; where there are
+** fewer, some are SCORED. */
+static void find_first(const index_walk *w, const segment_answer *answers,
+                       const sketch_search *search, coarse_row *first, int most)
 {
     const index_version *v = w->version;
-    int count = 0;
+    for (int i = 0; i < most; i++)
+        first[i] = (coarse_row){SCORED, 0, 0};
     for (int s = 0; s < v->segment_count; s++) {
         const int32_t *distances = search->distances + v->starts[s];
-        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0;
-        for (int slot = 0;; slot++) {
-            int32_t nearer = count == most ? first[0].distance - 1 : INT32_MAX;
-            slot = kernel_next_within(distances, slot, rows, nearer);
+        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0, slot = -1;
+        for (;;) {
+            slot = kernel_next_within(distances, slot + 1, rows, first[0].distance - 1);
             if (slot == rows)
                 break;
-            if (distances[slot] == SKETCH_OUTLIER || !comes_to(w, s, slot))
-                continue;
-            coarse_row row = {distances[slot], s, slot};
-            if (count == most) {
-                replace_farthest(first, count, row);
-                continue;
-            }
-            int i = count++;
-            for (; i > 0 && first[(i - 1) / 2].distance < row.distance; i = (i - 1) / 2)
-                first[i] = first[(i - 1) / 2];
-            first[i] = row;
+            if (distances[slot] != SKETCH_OUTLIER && !passes_over(w, s, slot))
+                replace_first(first, most, (coarse_row){distances[slot], s, slot});
         }
     }
-    return count;
 }
 
 static int compare_places(const void *left, const void *right)
@@ -377,15 +371,17 @@ static int compare_places(const void *left, const void *right)
 static int score_first(index_walk *w, int k, const segment_answer *answers, sketch_search *search,
                        char **message)
 {
-    int most = k + FIRST_CANDIDATES, rc = SQLITE_OK;
+    int most = k + FIRST_CANDIDATES, next = 0, rc = SQLITE_OK;
     coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
     if (!first)
         return SQLITE_NOMEM;
-    int count = find_first(w, answers, search, first, most), next = 0;
-    qsort(first, (size_t)count, sizeof *first, compare_places);
-    while (rc == SQLITE_OK && next < count) {
+    find_first(w, answers, search, first, most);
+    qsort(first, (size_t)most, sizeof *first, compare_places);
+    while (rc == SQLITE_OK && next < most) {
         int s = first[next].segment, n = 0;
-        for (; next < count && first[next].segment == s; next++) {
+        for (; next < most && first[next].segment == s; next++) {
+            if (first[next].distance == SCORED) /* there are not so many */
+                continue;
             search->slots[n++] = first[next].slot;
             search->distances[w->version->starts[s] + first[next].slot] = SCORED;
         }
@@ -402,11 +398,11 @@ static int collect(const index_walk *w, int s, sketch_search *search, int32_t li
     int rows = segment_count(v->segments[s]), kept = 0;
     int count = kernel_places_within(search->distances + v->starts[s], rows,
                                      limit < SCORED ? limit : SCORED - 1, search->slots);
-    if (!passes_over(w, s))
+    if (!passes_over_some(w, s))
         return count;
     for (int i = 0; i < count; i++) {
         search->slots[kept] = search->slots[i];
-        kept += comes_to(w, s, (int)search->slots[i]);
+        kept += !passes_over(w, s, (int)search->slots[i]);
     }
     return kept;
 }
@@ -427,7 +423,7 @@ static int score_rest(index_walk *w, int k, int s, segment_answer *answer, sketc
         search->futile = 0;
     } else {
         search->futile++;
-        if (k <= FAISS_MAX_K && !passes_over(w, s))
+        if (is_searchable(w, s, k))
             return search_segment(w, s, k, search->distances, answer, message);
         count = collect(w, s, search, INT32_MAX);
     }
@@ -474,7 +470,7 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
         if (!answers[s].searched)
             continue;
         int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
-        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[0].score) : 0;
+        float worst = w->hit_count ? farthest_rank(w) : 0;
         certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
     }
     return certain;
@@ -484,17 +480,16 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
 static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, scored_slots *room,
                           char **message)
 {
-    if (k <= FAISS_MAX_K && !passes_over(w, s))
+    if (is_searchable(w, s, k))
         return search_segment(w, s, k, NULL, answer, message);
-    /* FAISS would find rows that the walk passes over. */
     int rc = score_segment(w, s, room, message);
     if (rc == SQLITE_OK)
         pick(w, k, s, room);
     return rc;
 }
 
-/* Search the segments without a sketch for k + 1 rows each, then those with one. A query
-** that is too far from the data for its code is not worth comparing. */
+/* Search the segments without a sketch, then those with one. A query that is too far from
+** the data for its code is not worth comparing. */
 static int search_segments(index_walk *w, int k, segment_answer *answers, scored_slots *room,
                            char **message)
 {
@@ -529,14 +524,17 @@ static int walk_search(index_walk *w, int k, char **message)
 {
     index_version *v = w->version;
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
-    w->hits = sqlite3_malloc64(k * sizeof *w->hits);
+    index_hit *hits = sqlite3_realloc64(w->hits, (sqlite3_uint64)k * sizeof *w->hits);
     scored_slots room;
     int rc = scored_slots_open(&room, v);
-    if (!answers || !w->hits)
+    w->hit_count = 0;
+    if (hits)
+        w->hits = hits;
+    if (!answers || !hits)
         rc = SQLITE_NOMEM;
     if (rc == SQLITE_OK)
         rc = search_segments(w, k, answers, &room, message);
-    if (rc == SQLITE_OK && !answers_are_certain(w, k, answers))
+    if (rc != SQLITE_OK || !answers_are_certain(w, k, answers))
         w->hit_count = 0;
     hits_sort(w);
     scored_slots_close(&room);
@@ -584,7 +582,7 @@ static int rank_segment(index_walk *w, int s, scored_slots *scored, char **messa
         w->ranked[w->left++] =
             (ranked_row){scored->scores[i], (uint32_t)(v->starts[s] + scored_slot(scored, i))};
     if (rc == SQLITE_OK && w->hits)
-        pick(w, RANKED_PICKS, s, scored);
+        pick(w, SEARCH_MAX_K, s, scored);
     return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
 }
 
@@ -596,7 +594,7 @@ static int walk_score(index_walk *w, char **message)
     int rc = scored_slots_open(&scored, v);
     int picks = w->hit_count == 0;
     if (picks)
-        w->hits = sqlite3_realloc64(w->hits, RANKED_PICKS * sizeof *w->hits);
+        w->hits = sqlite3_realloc64(w->hits, SEARCH_MAX_K * sizeof *w->hits);
     index_hit *known = w->hits;
     if (!picks)
         w->hits = NULL; /* they stay as they are */
@@ -607,7 +605,7 @@ static int walk_score(index_walk *w, char **message)
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
         rc = rank_segment(w, s, &scored, message);
     w->hits = known;
-    if (picks && known)
+    if (picks)
         hits_sort(w);
     scored_slots_close(&scored);
     if (rc != SQLITE_OK) {
@@ -638,44 +636,43 @@ static void walk_take(index_walk *w)
 
 /* ---- the walk ---- */
 
-enum { NARROW_SHARE = 16 }; /* scoring this part of the rows costs no more than their sketches */
-
-/* What the walk begins with: a search for the nearest where that pays off, else all rows. */
-static int walk_begin(index_walk *w, int64_t depth, char **message)
+int index_walks_by_sketches(const index_version *v)
 {
-    const index_version *v = w->version;
-    int by_sketches = atomic_load(&v->tuning->basis) != NULL;
-    if (depth == WALK_UNKNOWN && by_sketches)
-        depth = DEPTH_TRIED;
-    if (depth > w->count)
-        depth = w->count;
-    if (w->set.bits &&
-        (!by_sketches || w->count < v->slots / NARROW_SHARE || depth < 0 || depth > SEARCH_MAX_K))
-        return walk_score(w, message);
-    return depth > 0 && depth <= SEARCH_MAX_K ? walk_search(w, (int)depth, message) : SQLITE_OK;
+    return atomic_load(&v->tuning->basis) != NULL;
 }
 
-/* The walk's own copies of what it was given. */
-static int walk_copy(index_walk *w, const float *query, int normalize, const row_set *set)
+/* The most rows that are worth a search of their own, before all are scored. */
+static int64_t most_searched(const index_walk *w)
 {
     const index_version *v = w->version;
-    size_t bytes = (size_t)v->dimension * sizeof *query;
-    w->query = sqlite3_malloc64(bytes ? bytes : 1);
-    if (!w->query || (set && row_set_open(&w->set, v) != SQLITE_OK))
-        return SQLITE_NOMEM;
-    if (bytes)
-        memcpy(w->query, query, bytes);
-    if (bytes && normalize)
-        segment_normalize(w->query, v->dimension);
-    if (set)
-        memcpy(w->set.bits, set->bits, row_set_bytes(v));
-    w->count = set ? set->count : v->rows;
-    return SQLITE_OK;
+    if (index_walks_by_sketches(v) && w->count >= v->slots / SKETCH_SET_SHARE)
+        return w->count / SKETCH_SHARE > SEARCH_MAX_K ? w->count / SKETCH_SHARE : SEARCH_MAX_K;
+    return w->set ? 0 : SEARCH_MAX_K;
+}
+
+/* How many rows to search for where `depth` are expected to be read; 0: score all. */
+static int64_t depth_of_search(const index_walk *w, int64_t depth)
+{
+    if (depth == WALK_UNKNOWN)
+        depth = index_walks_by_sketches(w->version) ? DEPTH_TRIED : 0;
+    if (depth > w->count)
+        depth = w->count;
+    return depth <= most_searched(w) ? depth : 0;
+}
+
+/* The rows found so far were not enough: find more of them, or score all. */
+static int walk_deepen(index_walk *w, char **message)
+{
+    int64_t deeper = w->hit_count * DEEPER, most = most_searched(w);
+    if (deeper > most && w->hit_count <= most / 2)
+        deeper = most;
+    if (w->deepens && deeper > 0 && deeper <= most && index_walks_by_sketches(w->version))
+        return walk_search(w, (int)deeper, message);
+    return walk_score(w, message);
 }
 
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
-                     int64_t depth, index_check *check, void *argument, index_walk **out,
-                     char **message)
+                     int64_t depth, const vector_reader *reader, index_walk **out, char **message)
 {
     *out = NULL;
     if (v->slots > UINT32_MAX) {
@@ -687,11 +684,24 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         return SQLITE_NOMEM;
     memset(w, 0, sizeof *w);
     w->version = index_retain(v);
-    w->check = check;
-    w->check_argument = argument;
-    int rc = walk_copy(w, query, normalize, set);
-    if (rc == SQLITE_OK)
-        rc = walk_begin(w, depth, message);
+    if (reader)
+        w->reader = *reader;
+    w->set = set;
+    w->deepens = depth != WALK_UNKNOWN;
+    w->count = set ? set->count : v->rows;
+    size_t bytes = (size_t)v->dimension * sizeof *query;
+    w->query = sqlite3_malloc64(bytes ? bytes : 1);
+    int rc = w->query ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && bytes) {
+        memcpy(w->query, query, bytes);
+        if (normalize)
+            segment_normalize(w->query, v->dimension);
+    }
+    int64_t first = depth_of_search(w, depth);
+    if (rc == SQLITE_OK && first)
+        rc = walk_search(w, (int)first, message);
+    else if (rc == SQLITE_OK && set)
+        rc = walk_score(w, message);
     if (rc == SQLITE_OK)
         index_improve(v);
     if (rc != SQLITE_OK) {
@@ -703,19 +713,27 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 }
 
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message)
+                    const vector_reader *reader, index_walk **out, char **message)
 {
     int normalize = v->metric == METRIC_KIND_COSINE;
-    return open_walk(v, query, normalize, set, depth, check, argument, out, message);
+    return open_walk(v, query, normalize, set, depth, reader, out, message);
 }
 
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message)
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message)
 {
     int s, slot;
     index_locate(v, position, &s, &slot);
-    const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
-    return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
+    int64_t at = slot;
+    float *stored = sqlite3_malloc64((sqlite3_uint64)v->dimension * sizeof *stored);
+    *out = NULL;
+    if (!stored)
+        return SQLITE_NOMEM;
+    int rc = segment_read(v->segments[s], reader, &at, 1, stored, message);
+    if (rc == SQLITE_OK) /* normalized already */
+        rc = open_walk(v, stored, 0, NULL, depth, reader, out, message);
+    sqlite3_free(stored);
+    return rc;
 }
 
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
@@ -727,10 +745,10 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
         return SQLITE_ROW;
     }
     if (!w->ranked) {
-        int rc = walk_score(w, message);
+        int rc = walk_deepen(w, message);
         if (rc != SQLITE_OK)
             return rc;
-        return index_walk_at(w, i, hit, message); /* it may be among those picked out */
+        return index_walk_at(w, i, hit, message); /* it may be among those found now */
     }
     if (!w->is_heap)
         walk_heapify(w);
@@ -748,7 +766,6 @@ void index_walk_close(index_walk *w)
         return;
     index_release(w->version);
     sqlite3_free(w->query);
-    row_set_close(&w->set);
     sqlite3_free(w->hits);
     sqlite3_free(w->ranked);
     sqlite3_free(w);
