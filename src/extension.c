@@ -4,6 +4,7 @@ SQLITE_EXTENSION_INIT1
 
 #include "connection.h"
 #include "functions.h"
+#include "host.h"
 #include "neighbors_table.h"
 #include "search_table.h"
 #include "table.h"
@@ -11,14 +12,13 @@ SQLITE_EXTENSION_INIT1
 enum { SQLITE_NEEDED = 3038000 /* sqlite3_vtab_in(), LIMIT constraints */ };
 
 #ifdef _WIN32
-__declspec(dllexport)
+#define EXPORTED __declspec(dllexport)
 #else
-__attribute__((visibility("default")))
+#define EXPORTED __attribute__((visibility("default")))
 #endif
-    int sqlite3_faiss_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+
+static int load(sqlite3 *db, int is_host, char **message)
 {
-    (void)api; /* unused when SQLite is linked in */
-    SQLITE_EXTENSION_INIT2(api);
     if (sqlite3_libversion_number() < SQLITE_NEEDED) {
         *message = sqlite3_mprintf("sqlite-faiss needs SQLite 3.38.0 or newer: this is %s",
                                    sqlite3_libversion());
@@ -34,6 +34,22 @@ __attribute__((visibility("default")))
         rc = search_table_register(c);
     if (rc == SQLITE_OK)
         rc = neighbors_table_register(c);
+    if (rc == SQLITE_OK && is_host)
+        rc = host_register(c);
     connection_release(c);
     return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;
+}
+
+EXPORTED int sqlite3_faiss_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    (void)api; /* unused when SQLite is linked in */
+    SQLITE_EXTENSION_INIT2(api);
+    return load(db, 0, message);
+}
+
+EXPORTED int sqlite3_faiss_host_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    (void)api;
+    SQLITE_EXTENSION_INIT2(api);
+    return load(db, 1, message);
 }

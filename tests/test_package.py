@@ -58,6 +58,19 @@ def test_load(open_memory):
             db.execute("SELECT load_extension('nothing')").fetchall()
 
 
+@pytest.mark.parametrize("open_memory", [sqlite3.connect, apsw.Connection], ids=["sqlite3", "apsw"])
+def test_load_host(open_memory):
+    with closing(open_memory(":memory:")) as db:
+        sqlite_faiss.load_host(db)
+        db.execute("CREATE TABLE docs(embedding)")
+        db.execute("SELECT faiss_publish('shop', 'docs')").fetchall()
+        with closing(sqlite3.connect(":memory:")) as other:
+            sqlite_faiss.load(other)
+            if open_memory is sqlite3.connect:  # apsw has an SQLite of its own, and the same faiss.so
+                assert other.execute("SELECT faiss_search('shop', 'docs', '[1]', 1)").fetchone() == ("[]",)
+        assert list(db.execute("SELECT faiss_unpublish('shop')")) == [(1,)]
+
+
 def test_loading_stays_allowed_where_it_was():
     with closing(sqlite3.connect(":memory:")) as db:
         db.enable_load_extension(True)
