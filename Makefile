@@ -387,13 +387,34 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 	@rm -f $@
 	$(PYTHON) examples/packages/build_db.py $@
 
-# BENCH_DATA: a directory of real vectors; made up without one.
+# BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
+# directory of real vectors; made up without one.
+bench_parts := build latency filtered threads
+BENCH ?= $(bench_parts) faiss filters live
+BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:200000 text1536:100000 uniform384:60000
+BENCH_FLAGS ?=
+BENCH_OUT ?= $(OUT)/bench/results
+
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
+ifneq "$(filter-out $(bench_parts) faiss filters live,$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) faiss filters live,$(BENCH)) is none of $(bench_parts) faiss filters live)
+endif
+ifneq "$(filter $(bench_parts),$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
+	    --peers $(OUT)/bench/peers --out $(BENCH_OUT) --data "$(BENCH_DATA)" \
+	    --sets $(BENCH_SETS) --parts $(filter $(bench_parts),$(BENCH)) $(BENCH_FLAGS)
+endif
+ifneq "$(filter faiss,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/run.py --bench $< --extension $(OUT)/faiss --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter filters,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/filters.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter live,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
+endif
 
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
@@ -427,7 +448,7 @@ help:
 	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   2     2    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
-	@echo '  bench          15    14    against FAISS itself and other extensions; BENCH_DATA=dir'
+	@echo '  bench          60    60    against FAISS itself and other extensions; BENCH, BENCH_DATA'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'
 	@echo '  format, format-check       the layout of the C sources'
@@ -445,6 +466,11 @@ help:
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
 	@echo '  WERROR                     none; 1: a warning is an error'
 	@echo '  TEST_SECONDS               60; how long tests of threads go on'
+	@echo '  BENCH                      $(BENCH): what to measure'
+	@echo '  BENCH_DATA                 none; a directory of real vectors'
+	@echo '  BENCH_SETS                 $(BENCH_SETS)'
+	@echo '  BENCH_OUT                  $(OUT)/bench/results; where tables and plots are written'
+	@echo '  BENCH_FLAGS                none; as --only sqlite-vec --rounds 3'
 	@echo '  SANITIZE                   none; address,undefined or thread or valgrind'
 
 # Each object's headers.

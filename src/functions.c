@@ -94,25 +94,53 @@ static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+/* The array of the nearest rows. */
+static int append_nearest(snapshot *s, index_version *v, const vector *query, sqlite3_int64 k,
+                          int with_scores, sqlite3_str *json, char **message)
+{
+    index_walk *walk = NULL;
+    vector_reader reader = vector_reader_of(s);
+    int rc = SQLITE_OK;
+    sqlite3_str_appendchar(json, 1, '[');
+    if (v->rows > 0)
+        rc = index_walk_open(v, query->x, NULL, k, &reader, &walk, message);
+    if (walk)
+        rc = append_hits(s, walk, k, with_scores, json, message);
+    sqlite3_str_appendchar(json, 1, ']');
+    index_walk_close(walk);
+    return rc;
+}
+
+/* The same where the index was found to differ from the source. */
+static int append_nearest_anew(snapshot *s, const vector *query, sqlite3_int64 k, int with_scores,
+                               sqlite3_str *json, char **message)
+{
+    index_version *v;
+    int rc = snapshot_compare(s, &v, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_begin_search(s, query->dimension, message);
+    if (rc == SQLITE_OK)
+        rc = append_nearest(s, v, query, k, with_scores, json, message);
+    s->answered = 1; /* a difference now is an error */
+    return rc == SQLITE_MISMATCH ? snapshot_compare(s, &v, message) : rc;
+}
+
 static int search_to_json(connection *c, const definition *d, const vector *query, sqlite3_int64 k,
                           int with_scores, sqlite3_str *json, char **message)
 {
     snapshot s;
     index_version *v;
-    index_walk *walk = NULL;
     int rc = snapshot_open(c, d, &s, message);
     if (rc == SQLITE_OK)
         rc = snapshot_index(&s, &v, message);
     if (rc == SQLITE_OK)
         rc = snapshot_begin_search(&s, query->dimension, message);
-    sqlite3_str_appendchar(json, 1, '[');
-    if (rc == SQLITE_OK && v->rows > 0) {
-        rc = index_walk_open(v, query->x, NULL, k, snapshot_poll, &s, &walk, message);
-        if (rc == SQLITE_OK)
-            rc = append_hits(&s, walk, k, with_scores, json, message);
+    if (rc == SQLITE_OK)
+        rc = append_nearest(&s, v, query, k, with_scores, json, message);
+    if (rc == SQLITE_MISMATCH) {
+        sqlite3_str_reset(json);
+        rc = append_nearest_anew(&s, query, k, with_scores, json, message);
     }
-    sqlite3_str_appendchar(json, 1, ']');
-    index_walk_close(walk);
     snapshot_close(&s);
     return rc;
 }

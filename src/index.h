@@ -97,10 +97,6 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
 void index_builder_close(index_builder *b);
 
-/* Called about every 4 MB of vectors in long work; ends it by returning other than
-** SQLITE_OK. */
-typedef int index_check(void *argument, char **message);
-
 /* The key of a slot: the rowid, or the number of the row where values are kept. */
 int64_t index_key(const index_version *v, int segment, int slot);
 

@@ -136,7 +136,9 @@ static int find(neighbors_cursor *c, char **message)
             break;
         c->row++;
     }
-    return rc;
+    c->snapshot.answered = 1; /* to find some rows' neighbours all rows were read */
+    index_version *v;
+    return rc == SQLITE_MISMATCH ? snapshot_compare(&c->snapshot, &v, message) : rc;
 }
 
 static int neighbors_next(sqlite3_vtab_cursor *base)
@@ -156,15 +158,41 @@ static const index_version *version_of(const neighbors_cursor *c)
     return c->definition.through ? c->published.detached.version : c->snapshot.version;
 }
 
-static int open_snapshot(neighbors_cursor *c, connection *owner, char **message)
+/* Make ready for the neighbours of all rows of the version. */
+static int open_batch(neighbors_cursor *c, snapshot *s, char **message)
+{
+    vector_reader reader = vector_reader_of(s);
+    c->rows = s->version->rows;
+    return c->rows ? neighbour_batch_open(s->version, c->k, &reader, &c->batch, message)
+                   : SQLITE_OK;
+}
+
+/* The same for the rows of the snapshot. */
+static int begin_batch(neighbors_cursor *c, char **message)
+{
+    index_version *v;
+    int rc = snapshot_index_in_order(&c->snapshot, &v, message);
+    if (rc == SQLITE_OK && v->rows > 0)
+        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
+    return rc == SQLITE_OK ? open_batch(c, &c->snapshot, message) : rc;
+}
+
+static int begin_own(neighbors_cursor *c, connection *owner, char **message)
 {
     index_version *v;
     int rc = snapshot_open(owner, &c->definition, &c->snapshot, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_index_in_order(&c->snapshot, &v, message);
-    if (rc == SQLITE_OK && v->rows > 0)
-        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
-    return rc;
+        rc = begin_batch(c, message);
+    if (rc != SQLITE_MISMATCH)
+        return rc;
+    rc = snapshot_compare(&c->snapshot, &v, message);
+    return rc == SQLITE_OK ? begin_batch(c, message) : rc;
+}
+
+static int begin_published(neighbors_cursor *c, connection *owner, char **message)
+{
+    int rc = published_rows_open(c->definition.through, owner, &c->published, message);
+    return rc == SQLITE_OK ? open_batch(c, &c->published.detached, message) : rc;
 }
 
 static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
@@ -182,14 +210,7 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
     if (rc == SQLITE_OK)
         rc = snapshot_define(owner, database, table, d, message);
     if (rc == SQLITE_OK)
-        rc = d->through ? published_rows_open(d->through, owner, &c->published, message)
-                        : open_snapshot(c, owner, message);
-    const index_version *v = version_of(c);
-    if (rc == SQLITE_OK && v->rows > 0) {
-        snapshot *s = d->through ? &c->published.detached : &c->snapshot;
-        rc = neighbour_batch_open(s->version, c->k, snapshot_poll, s, &c->batch, message);
-        c->rows = v->rows;
-    }
+        rc = d->through ? begin_published(c, owner, message) : begin_own(c, owner, message);
     return rc == SQLITE_OK ? find(c, message) : rc;
 }
 

@@ -44,35 +44,62 @@ static int ids_are_elsewhere(const snapshot *s)
     return !s->source->id_is_rowid && !s->version->kept_values;
 }
 
+/* Whether a search needs no rows of the source. */
+static int is_in_memory(const index_version *v)
+{
+    for (int i = 0; i < v->segment_count; i++) {
+        if (!segment_has_vectors(v->segments[i]))
+            return 0;
+    }
+    return 1;
+}
+
 /* ---- a search ---- */
 
 struct published_search {
     publication *publication;
     connection *visitor;
-    snapshot detached; /* whose version is searched */
-    search search;
-    int looks_up; /* ids are asked for */
+    vector query;
     int64_t k, depth, given;
+    snapshot detached; /* whose version is searched … */
+    search search;
+    int in_visits;   /* … but during visits, where its vectors are not in memory */
+    int looks_up;    /* ids are asked for */
     index_hit *hits; /* a batch of rows found, and their ids if they were asked for */
     value_list ids;
     int count, room, at, is_last, batches;
 };
 
-/* Search the version of a visit. */
-static int begin(published_search *s, visit *v, vector *query, char **message)
+/* Begin a search in a snapshot that has a version, and rows. */
+static int begin_search(published_search *s, snapshot *in, search *out, int64_t depth,
+                        char **message)
 {
     filter none = {0};
-    int rc = snapshot_begin_search(&v->snapshot, query->dimension, message);
+    size_t bytes = (size_t)s->query.dimension * sizeof *s->query.x;
+    vector query = {.x = sqlite3_malloc64(bytes), .dimension = s->query.dimension};
+    if (!query.x)
+        return SQLITE_NOMEM;
+    memcpy(query.x, s->query.x, bytes);
+    int rc = search_begin(out, in, &none, &query, depth, message);
+    vector_clear(&query);
+    return rc;
+}
+
+/* Take the version of a visit. */
+static int take_version(published_search *s, visit *v, char **message)
+{
+    int rc = snapshot_begin_search(&v->snapshot, s->query.dimension, message);
     if (rc != SQLITE_OK)
         return rc;
     search_close(&s->search);
     snapshot_close(&s->detached);
     snapshot_detach(&v->snapshot, &s->detached);
-    s->looks_up = ids_are_elsewhere(&v->snapshot);
+    s->in_visits = !is_in_memory(s->detached.version);
+    s->looks_up = s->in_visits || ids_are_elsewhere(&v->snapshot);
     s->is_last = s->detached.version->rows == 0;
-    if (s->is_last)
+    if (s->is_last || s->in_visits)
         return SQLITE_OK;
-    return search_begin(&s->search, &s->detached, &none, query, s->depth, message);
+    return begin_search(s, &s->detached, &s->search, s->depth, message);
 }
 
 int published_search_open(publication *p, connection *visitor, vector *query, int64_t k,
@@ -83,11 +110,15 @@ int published_search_open(publication *p, connection *visitor, vector *query, in
     *out = s;
     if (!s)
         return SQLITE_NOMEM;
-    *s = (published_search){
-        .publication = publication_retain(p), .visitor = visitor, .k = k, .depth = depth};
+    *s = (published_search){.publication = publication_retain(p),
+                            .visitor = visitor,
+                            .query = *query,
+                            .k = k,
+                            .depth = depth};
+    *query = (vector){0};
     int rc = visit_begin(&v, p, visitor, message);
     if (rc == SQLITE_OK) {
-        rc = begin(s, &v, query, message);
+        rc = take_version(s, &v, message);
         visit_end(&v);
     }
     if (rc == SQLITE_OK)
@@ -104,6 +135,7 @@ void published_search_close(published_search *s)
     search_close(&s->search);
     snapshot_close(&s->detached);
     value_list_clear(&s->ids);
+    vector_clear(&s->query);
     publication_release(s->publication);
     sqlite3_free(s->hits);
     sqlite3_free(s);
@@ -121,10 +153,10 @@ static int next_batch(const published_search *s)
     return (int)(rows < left ? rows : left);
 }
 
-/* Gather the next rows of the search. */
-static int collect(published_search *s, char **message)
+/* Gather the next rows of a search. */
+static int collect(published_search *s, search *from, int wanted, char **message)
 {
-    int wanted = next_batch(s), rc = SQLITE_ROW;
+    int rc = SQLITE_ROW;
     if (wanted > s->room) {
         index_hit *hits = sqlite3_realloc64(s->hits, (sqlite3_uint64)wanted * sizeof *hits);
         if (!hits)
@@ -134,7 +166,7 @@ static int collect(published_search *s, char **message)
     }
     s->count = s->at = 0;
     while (s->count < wanted && !s->is_last) {
-        rc = search_next(&s->search, &s->hits[s->count], message);
+        rc = search_next(from, &s->hits[s->count], message);
         s->count += rc == SQLITE_ROW;
         s->is_last |= rc == SQLITE_DONE;
         if (rc != SQLITE_ROW && rc != SQLITE_DONE)
@@ -156,34 +188,59 @@ static int look_up(published_search *s, visit *v, char **message)
     return rc;
 }
 
-/* The rows have changed since they were searched, and none was handed out: search them
-** as they are now. */
-static int begin_again(published_search *s, visit *v, char **message)
+static int was_changed(const published_search *s, char **message)
 {
-    vector query = s->search.query;
-    s->search.query = (vector){0};
-    int rc = begin(s, v, &query, message);
-    vector_clear(&query);
-    return rc == SQLITE_OK ? collect(s, message) : rc;
+    return set_message(message, sqlite3_mprintf("%s.%s was changed while the search was read",
+                                                publication_name(s->publication),
+                                                publication_table(s->publication)));
+}
+
+/* The next rows of a search that can only be made during a visit: from its beginning, as far
+** as rows were handed out before. */
+static int search_in_visit(published_search *s, visit *v, char **message)
+{
+    search found = {0};
+    index_hit passed;
+    int wanted = next_batch(s);
+    int rc = begin_search(s, &v->snapshot, &found, s->given + wanted, message);
+    for (int64_t i = 0; rc == SQLITE_OK && i < s->given; i++) {
+        rc = search_next(&found, &passed, message);
+        rc = rc == SQLITE_ROW ? SQLITE_OK : rc == SQLITE_DONE ? was_changed(s, message) : rc;
+    }
+    if (rc == SQLITE_OK)
+        rc = collect(s, &found, wanted, message);
+    search_close(&found);
+    return rc;
+}
+
+/* Rows and ids, during a visit. */
+static int fill_in_visit(published_search *s, visit *v, char **message)
+{
+    int is_new = v->snapshot.version != s->detached.version, rc = SQLITE_OK;
+    if (is_new && s->batches > 0 && s->in_visits)
+        return was_changed(s, message);
+    if (is_new && s->batches == 0) { /* the rows changed since they were searched */
+        rc = take_version(s, v, message);
+        if (rc == SQLITE_OK && !s->in_visits)
+            rc = collect(s, &s->search, s->is_last ? 0 : next_batch(s), message);
+    }
+    if (rc == SQLITE_OK && s->in_visits && !s->is_last)
+        rc = search_in_visit(s, v, message);
+    return rc == SQLITE_OK && s->looks_up ? look_up(s, v, message) : rc;
 }
 
 static int fill(published_search *s, char **message)
 {
     visit v;
-    int rc = collect(s, message);
+    int rc = s->in_visits ? SQLITE_OK : collect(s, &s->search, next_batch(s), message);
     value_list_clear(&s->ids);
-    if (rc != SQLITE_OK || s->count == 0 || !s->looks_up) {
-        s->batches++;
-        return rc;
+    if (rc == SQLITE_OK && (s->in_visits || (s->looks_up && s->count > 0))) {
+        rc = visit_begin(&v, s->publication, s->visitor, message);
+        if (rc == SQLITE_OK) {
+            rc = fill_in_visit(s, &v, message);
+            visit_end(&v);
+        }
     }
-    rc = visit_begin(&v, s->publication, s->visitor, message);
-    if (rc != SQLITE_OK)
-        return rc;
-    if (v.snapshot.version != s->detached.version && s->batches == 0)
-        rc = begin_again(s, &v, message);
-    if (rc == SQLITE_OK && s->looks_up)
-        rc = look_up(s, &v, message);
-    visit_end(&v);
     s->batches++;
     return rc;
 }
@@ -219,9 +276,7 @@ int published_search_embedding(published_search *s, const index_hit *hit, sqlite
     if (rc != SQLITE_OK)
         return rc;
     if (v.snapshot.version != s->detached.version && v.snapshot.version->kept_values)
-        rc = set_message(message, sqlite3_mprintf("%s.%s was changed while the search was read",
-                                                  publication_name(s->publication),
-                                                  publication_table(s->publication)));
+        rc = was_changed(s, message);
     else
         rc = snapshot_hit_embedding(&v.snapshot, hit, context, message);
     visit_end(&v);
@@ -255,6 +310,11 @@ int published_rows_open(publication *p, connection *visitor, published_rows *out
     rc = snapshot_index_in_order(&v.snapshot, &version, message);
     if (rc == SQLITE_OK)
         rc = snapshot_begin_search(&v.snapshot, version->dimension, message);
+    if (rc == SQLITE_OK && !is_in_memory(version))
+        rc = set_message(message,
+                         sqlite3_mprintf("the vectors of %s.%s are not in memory: ask for the "
+                                         "neighbours of its rows where its file is open",
+                                         publication_name(p), publication_table(p)));
     out->ids_are_keys = v.snapshot.source->id_is_rowid;
     if (rc == SQLITE_OK && ids_are_elsewhere(&v.snapshot))
         rc = read_ids(&v, out, message);

@@ -83,8 +83,9 @@ static int begin_walk(search *s, char **message)
     s->walk = NULL;
     int tests = s->filter.sql && !s->set_complete;
     int64_t depth = tests ? WALK_UNKNOWN : s->depth;
+    vector_reader reader = vector_reader_of(s->snapshot);
     return index_walk_open(s->snapshot->version, s->query.x, s->set_complete ? &s->set : NULL,
-                           depth, snapshot_poll, s->snapshot, &s->walk, message);
+                           depth, &reader, &s->walk, message);
 }
 
 static void forget_set(search *s)
@@ -120,6 +121,24 @@ static int take_filter(search *s, filter *f, char **message)
     return rc == SQLITE_OK ? begin_set(s, message) : rc;
 }
 
+/* Begin again with rows as the source holds them: the index was found to differ. */
+static int begin_anew(search *s, char **message)
+{
+    index_version *v;
+    index_walk_close(s->walk);
+    s->walk = NULL;
+    forget_set(s);
+    s->position = s->refused = s->given = 0;
+    int rc = snapshot_compare(s->snapshot, &v, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_begin_search(s->snapshot, s->query.dimension, message);
+    if (rc == SQLITE_OK && s->keys)
+        rc = sqlite3_reset(s->keys);
+    if (rc == SQLITE_OK && s->filter.sql)
+        rc = begin_set(s, message);
+    return rc == SQLITE_OK ? begin_walk(s, message) : rc;
+}
+
 int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t depth, char **message)
 {
     int again = s->walk && s->snapshot == in;
@@ -133,7 +152,9 @@ int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t dept
     vector_clear(&s->query);
     s->query = *query;
     *query = (vector){0};
-    return rc == SQLITE_OK && !same ? begin_walk(s, message) : rc;
+    if (rc == SQLITE_OK && !same)
+        rc = begin_walk(s, message);
+    return rc == SQLITE_MISMATCH ? begin_anew(s, message) : rc;
 }
 
 /* Whether the filter allows the row; SQLITE_ROW or SQLITE_DONE. */
@@ -159,27 +180,36 @@ static int change_to_set(search *s, char **message)
     return rc;
 }
 
+/* The next row, if the filter allows it; SQLITE_OK to go on. */
+static int next_allowed(search *s, index_hit *hit, char **message)
+{
+    int rc = index_walk_at(s->walk, s->position, hit, message);
+    if (rc != SQLITE_ROW)
+        return rc;
+    s->position++;
+    if (!s->filter.sql || s->set_complete) {
+        s->given++;
+        return SQLITE_ROW;
+    }
+    rc = test_row(s, hit->key, message);
+    if (rc == SQLITE_ROW)
+        s->given++;
+    if (rc != SQLITE_DONE)
+        return rc;
+    if (++s->refused > s->snapshot->version->rows / REFUSED_SHARE)
+        return change_to_set(s, message);
+    return SQLITE_OK;
+}
+
 int search_next(search *s, index_hit *hit, char **message)
 {
     for (;;) {
-        int rc = index_walk_at(s->walk, s->position, hit, message);
-        if (rc != SQLITE_ROW)
+        int rc = next_allowed(s, hit, message);
+        if (rc == SQLITE_MISMATCH)
+            rc = begin_anew(s, message);
+        s->snapshot->answered |= rc == SQLITE_ROW;
+        if (rc != SQLITE_OK)
             return rc;
-        s->position++;
-        if (!s->filter.sql || s->set_complete) {
-            s->given++;
-            return SQLITE_ROW;
-        }
-        rc = test_row(s, hit->key, message);
-        if (rc == SQLITE_ROW)
-            s->given++;
-        if (rc != SQLITE_DONE)
-            return rc;
-        if (++s->refused > s->snapshot->version->rows / REFUSED_SHARE) {
-            rc = change_to_set(s, message);
-            if (rc != SQLITE_OK)
-                return rc;
-        }
     }
 }
 

@@ -240,6 +240,7 @@ void snapshot_close(snapshot *s)
 {
     sqlite3_finalize(s->lookup);
     sqlite3_finalize(s->embedding);
+    sqlite3_finalize(s->vectors);
     sqlite3_finalize(s->pin);
     index_release(s->version);
     if (s->tracked) {
@@ -533,6 +534,20 @@ static int refresh_shared(snapshot *s, const snapshot_state *state, char **messa
     return rc;
 }
 
+/* Keep a version that was read in a transaction that writes. In the middle of a
+** statement its name may mean another state later on. */
+static void keep_draft(const snapshot *s, index_version *made, const live_state *now)
+{
+    tracked_source *t = s->tracked;
+    index_version *former = t->draft;
+    t->draft = index_retain(made);
+    t->draft_live = *now;
+    if (is_mid_statement(s))
+        t->draft_live.seq = 0;
+    t->draft_resolutions = t->resolutions;
+    index_release(former);
+}
+
 /* Find or make the version of a state that may never be committed: for this
 ** connection alone. Its segments serve the next one. */
 static int refresh_private(snapshot *s, index_version **out, char **message)
@@ -553,14 +568,8 @@ static int refresh_private(snapshot *s, index_version **out, char **message)
         index_release(published);
         now.seq = mid_statement && now.seq ? 0 : now.seq;
     }
-    /* In the middle of a statement the same name may mean another state later on. */
-    if (rc == SQLITE_OK && !(mid_statement && now.seq)) {
-        index_version *former = t->draft;
-        t->draft = index_retain(*out);
-        t->draft_live = now;
-        t->draft_resolutions = t->resolutions;
-        index_release(former);
-    }
+    if (rc == SQLITE_OK && !(mid_statement && now.seq))
+        keep_draft(s, *out, &now);
     return rc;
 }
 
@@ -597,6 +606,31 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
         s->version = *version;
     }
     return rc;
+}
+
+int snapshot_compare(snapshot *s, index_version **version, char **message)
+{
+    tracked_source *t = s->tracked;
+    snapshot_state state = {.file = source_state(s)};
+    index_version *made = NULL;
+    int rc = read_live_state(s, &state.live, message);
+    if (rc == SQLITE_OK)
+        rc = build_whole(s, s->version, t->asked.strict, NULL, &made, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (is_writing(s))
+        keep_draft(s, made, &state.live);
+    else
+        take_latest(s->connection->db, t, made, &state);
+    index_release(s->version);
+    s->version = made;
+    *version = made;
+    if (!s->answered && !s->compared++)
+        return SQLITE_OK;
+    return set_message(message, sqlite3_mprintf("rows of %s.%s were changed while this search read "
+                                                "them, or unseen by the index: run the statement "
+                                                "again",
+                                                s->source->schema, s->source->table));
 }
 
 /* Put a version in the place of another that this connection holds. */

@@ -25,7 +25,10 @@ typedef struct snapshot {
     int64_t lookup_key;
     int lookup_stands;
     sqlite3_stmt *embedding; /* the embedding of a row by its key */
+    sqlite3_stmt *vectors;   /* of vector_reader.c: embeddings from a key on */
     int64_t polled;          /* when an interrupt was last looked for, in ms */
+    int compared;            /* by snapshot_compare() */
+    int answered;            /* rows of a search were handed out; set by the owner */
 } snapshot;
 
 /* Open a snapshot of the source that `d` defines: hold a read transaction on it,
@@ -50,6 +53,11 @@ int snapshot_index(snapshot *s, index_version **version, char **message);
 
 /* The same in source order: without tails and dead slots. */
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message);
+
+/* A reader of the source has found rows that differ from the version: read the whole
+** source, and hold a version that does not. An error that asks to run the statement again
+** where that was done before, or rows of the former version were handed out. */
+int snapshot_compare(snapshot *s, index_version **version, char **message);
 
 /* Put the index in order for all that use this state, too. Linear in what changed. */
 int snapshot_optimize(snapshot *s, char **message);

@@ -74,8 +74,7 @@ typedef struct ranked_row {
 struct index_walk {
     index_version *version;
     float *query;
-    index_check *check;
-    void *check_argument;
+    vector_reader reader;
     index_hit *hits;
     int64_t hit_count; /* the nearest rows, in order */
     /* All rows with their scores; NULL before they are needed. Once it is a heap,
@@ -88,7 +87,7 @@ struct index_walk {
 
 static int walk_check_now(const index_walk *w, char **message)
 {
-    return w->check ? w->check(w->check_argument, message) : SQLITE_OK;
+    return w->reader.check ? w->reader.check(w->reader.argument, message) : SQLITE_OK;
 }
 
 static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
@@ -168,8 +167,8 @@ static int score_segment(index_walk *w, int s, const row_set *set, scored_slots 
     const index_version *v = w->version;
     out->listed = passes_over(v, s, set);
     out->count = out->listed ? slots_of_walk(v, s, set, out->slots) : segment_count(v->segments[s]);
-    return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
-                          out->scores, message);
+    return segment_scores(v->segments[s], &w->reader, w->query, out->listed ? out->slots : NULL,
+                          out->count, out->scores, message);
 }
 
 /* Pick out the rows just scored that are among the nearest k so far. Most are farther than
@@ -246,7 +245,8 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 {
     scored_slots scored = {
         .scores = scores, .slots = (int64_t *)slots, .count = count, .listed = 1};
-    int rc = segment_scores(w->version->segments[s], w->query, slots, count, scores, message);
+    int rc = segment_scores(w->version->segments[s], &w->reader, w->query, slots, count, scores,
+                            message);
     if (rc == SQLITE_OK)
         pick(w, k, s, &scored);
     return rc;
@@ -406,10 +406,10 @@ static int walk_search(index_walk *w, int k, char **message)
         sketches += answers[s].ruling != NULL;
         if (answers[s].ruling)
             continue;
-        if (!v->dead[s]) {
+        if (!v->dead[s] && segment_has_vectors(v->segments[s])) {
             answers[s].searched = 1;
             rc = search_segment(w, s, k, &answers[s], message);
-        } else { /* FAISS would find dead rows */
+        } else { /* FAISS would find dead rows, or has none */
             rc = score_segment(w, s, NULL, &scored, message);
             if (rc == SQLITE_OK)
                 pick(w, k, s, &scored);
@@ -520,8 +520,7 @@ static void walk_take(index_walk *w)
 /* ---- the walk ---- */
 
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
-                     int64_t depth, index_check *check, void *argument, index_walk **out,
-                     char **message)
+                     int64_t depth, const vector_reader *reader, index_walk **out, char **message)
 {
     *out = NULL;
     if (v->slots > UINT32_MAX) {
@@ -533,8 +532,8 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         return SQLITE_NOMEM;
     memset(w, 0, sizeof *w);
     w->version = index_retain(v);
-    w->check = check;
-    w->check_argument = argument;
+    if (reader)
+        w->reader = *reader;
     w->count = set ? set->count : v->rows;
     size_t bytes = (size_t)v->dimension * sizeof *query;
     w->query = sqlite3_malloc64(bytes ? bytes : 1);
@@ -564,19 +563,27 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 }
 
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message)
+                    const vector_reader *reader, index_walk **out, char **message)
 {
     int normalize = v->metric == METRIC_KIND_COSINE;
-    return open_walk(v, query, normalize, set, depth, check, argument, out, message);
+    return open_walk(v, query, normalize, set, depth, reader, out, message);
 }
 
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message)
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message)
 {
     int s, slot;
     index_locate(v, position, &s, &slot);
-    const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
-    return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
+    int64_t at = slot;
+    float *stored = sqlite3_malloc64((sqlite3_uint64)v->dimension * sizeof *stored);
+    *out = NULL;
+    if (!stored)
+        return SQLITE_NOMEM;
+    int rc = segment_read(v->segments[s], reader, &at, 1, stored, message);
+    if (rc == SQLITE_OK) /* normalized already */
+        rc = open_walk(v, stored, 0, NULL, depth, reader, out, message);
+    sqlite3_free(stored);
+    return rc;
 }
 
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)

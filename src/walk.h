@@ -36,14 +36,15 @@ typedef struct index_walk index_walk;
 
 /* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
 ** cannot tell). `query` has the version's dimension and is copied, normalized for
-** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL. */
+** cosine. `set` may be NULL; it is read now and not kept. `reader` is NULL or copied;
+** what it fails with ends the walk. */
 enum { WALK_UNKNOWN = -1 };
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message);
+                    const vector_reader *reader, index_walk **out, char **message);
 
 /* The same from the row at a position, whose stored vector is the query. */
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message);
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message);
 
 /* The i-th row (from 0); i grows by at most one from call to call, or goes back.
 ** SQLITE_ROW, SQLITE_DONE or an error with its message. */
