@@ -2,6 +2,8 @@
 
 SQLITE_EXTENSION_INIT1
 
+#include <stdatomic.h>
+
 #include "connection.h"
 #include "functions.h"
 #include "host.h"
@@ -16,6 +18,30 @@ enum { SQLITE_NEEDED = 3038000 /* sqlite3_vtab_in(), LIMIT constraints */ };
 #else
 #define EXPORTED __attribute__((visibility("default")))
 #endif
+
+/*
+** Two copies of SQLite may be in one process, such as Python's and the one inside apsw.
+** All calls go through one table of pointers, and what is shared is in one copy's
+** memory, so that the first copy that loads the extension is the only one.
+*/
+static int is_other_copy(const sqlite3_api_routines *api, char **message)
+{
+#ifndef SQLITE_CORE
+    static _Atomic(const sqlite3_api_routines *) first;
+    const sqlite3_api_routines *expected = NULL;
+    if (!atomic_compare_exchange_strong(&first, &expected, api) && expected != api) {
+        *message =
+            api->mprintf("sqlite-faiss is loaded into another copy of SQLite in this process "
+                         "already (%s, this is %s): use one of them",
+                         expected->libversion(), api->libversion());
+        return 1;
+    }
+#else
+    (void)api;
+    (void)message;
+#endif
+    return 0;
+}
 
 static int load(sqlite3 *db, int is_host, char **message)
 {
@@ -42,14 +68,16 @@ static int load(sqlite3 *db, int is_host, char **message)
 
 EXPORTED int sqlite3_faiss_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
 {
-    (void)api; /* unused when SQLite is linked in */
+    if (is_other_copy(api, message))
+        return SQLITE_ERROR;
     SQLITE_EXTENSION_INIT2(api);
     return load(db, 0, message);
 }
 
 EXPORTED int sqlite3_faiss_host_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
 {
-    (void)api;
+    if (is_other_copy(api, message))
+        return SQLITE_ERROR;
     SQLITE_EXTENSION_INIT2(api);
     return load(db, 1, message);
 }
