@@ -6,7 +6,9 @@ enum {
     ROWS_ALWAYS_SET = 2048,  /* a table so small that its rows are filtered in one go */
     VALUES_ALWAYS_SET = 100, /* a list so long that it should be built up once, not for each row */
     SET_SHARE = 8,           /* an index is read for up to an 8th of the rows … */
-    REFUSED_SHARE = 8        /* … and rows are tested until an 8th of them are refused */
+    REFUSED_SHARE = 8,       /* … and rows are tested until an 8th of them are refused */
+    TESTS_A_ROW = 2,         /* rows to find at first for each that is to pass a test … */
+    TESTS_LEAST = 32         /* … and in any case */
 };
 
 /* ---- the set ---- */
@@ -77,19 +79,39 @@ static int begin_set(search *s, char **message)
 
 /* ---- the walk ---- */
 
-static int begin_walk(search *s, char **message)
+static void end_walk(search *s)
 {
     index_walk_close(s->walk);
     s->walk = NULL;
+}
+
+/* How many rows the walk will be read for. Where some do not pass the test, a search before
+** all are scored pays only by sketches. */
+static int64_t depth_of_walk(const search *s)
+{
     int tests = s->filter.sql && !s->set_complete;
-    int64_t depth = tests ? WALK_UNKNOWN : s->depth;
+    if (!tests)
+        return s->depth;
+    if (!index_walks_by_sketches(s->snapshot->version))
+        return WALK_UNKNOWN;
+    if (s->depth < TESTS_LEAST / TESTS_A_ROW) /* or unknown */
+        return TESTS_LEAST;
+    return s->depth < INT64_MAX / TESTS_A_ROW ? TESTS_A_ROW * s->depth : s->depth;
+}
+
+static int begin_walk(search *s, char **message)
+{
+    int64_t depth = depth_of_walk(s);
+    end_walk(s);
     vector_reader reader = vector_reader_of(s->snapshot);
     return index_walk_open(s->snapshot->version, s->query.x, s->set_complete ? &s->set : NULL,
                            depth, &reader, &s->walk, message);
 }
 
+/* Only a walk needs the set. */
 static void forget_set(search *s)
 {
+    end_walk(s);
     row_set_close(&s->set);
     s->set_complete = 0;
 }
@@ -125,8 +147,6 @@ static int take_filter(search *s, filter *f, char **message)
 static int begin_anew(search *s, char **message)
 {
     index_version *v;
-    index_walk_close(s->walk);
-    s->walk = NULL;
     forget_set(s);
     s->position = s->refused = s->given = 0;
     int rc = snapshot_compare(s->snapshot, &v, message);
@@ -216,7 +236,6 @@ int search_next(search *s, index_hit *hit, char **message)
 void search_close(search *s)
 {
     forget_set(s);
-    index_walk_close(s->walk);
     sqlite3_finalize(s->keys);
     sqlite3_finalize(s->test);
     filter_close(&s->filter);
