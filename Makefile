@@ -16,6 +16,7 @@ WERROR ?=
 SANITIZE ?=
 BENCH_DATA ?=
 TEST_SECONDS ?= 60
+PYTEST_JOBS ?= $(shell nproc)
 INSTALL_PACKAGES ?= yes
 
 # Everything that is generated goes here.
@@ -331,13 +332,16 @@ ifeq "$(SANITIZE)" "address,undefined"
     show_reports = ; status=$$?; ! grep -hs '' $(reports).* /dev/null || status=1; exit $$status
 endif
 
-# Only failed tests leave their files in the temporary directory, which may be memory.
+# A process for each core; one that has nothing left to do takes tests from another. Only
+# failed tests leave their files in the temporary directory, which may be memory.
+pytest = $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal \
+    -o cache_dir=$(abspath $(BUILD)/pytest) -o tmp_path_retention_policy=failed
+
 test-python: $(OUT)/faiss.so $(venv)
 	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
-	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests \
+	    $(pytest) $(PYTEST_FLAGS) tests \
 	    $(show_reports)
 
 # The oldest SQLite that will do and a new one take the place of the system's.
@@ -354,8 +358,7 @@ test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
 	    echo "SQLite $$version"; \
 	    $(VENV)/bin/python -c "import sqlite3; assert sqlite3.sqlite_version == '$$version'"; \
 	    SQLITE_FAISS=$(abspath $(OUT)/faiss) PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
-	        $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
-	        -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
+	        $(pytest) $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
 	done
 
 $(BUILD)/sqlite-%/libsqlite3.so.0: tests/sqlite/build.sh tests/sqlite/%/Cargo.lock | $(BUILD)/packages-build $(BUILD)/packages-faiss
@@ -391,7 +394,7 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
 BENCH ?= $(bench_parts) faiss filters live worst
-BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:200000 text1536:100000 uniform384:60000
+BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
@@ -470,6 +473,7 @@ help:
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
 	@echo '  WERROR                     none; 1: a warning is an error'
 	@echo '  TEST_SECONDS               60; how long tests of threads go on'
+	@echo '  PYTEST_JOBS                as many as cores; processes that run Python tests'
 	@echo '  BENCH                      $(BENCH): what to measure'
 	@echo '  BENCH_DATA                 none; a directory of real vectors'
 	@echo '  BENCH_SETS                 $(BENCH_SETS)'

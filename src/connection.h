@@ -8,6 +8,9 @@
 
 #include "storage.h"
 
+struct host;
+struct publication;
+
 /* Which index is meant: a source and how to read it. Texts are owned. */
 typedef struct definition {
     char *schema, *table;
@@ -18,6 +21,8 @@ typedef struct definition {
     int not_live;      /* live=off: do not rely on a change log, if there is one */
     int must_be_live;  /* live=on: matters when the faiss table is made */
     int reads_columns; /* other columns are read too: they are kept where rows have no rowid */
+    /* Not on this connection: published by another one, as `table` of the database `schema`. */
+    struct publication *through;
 } definition;
 
 int definition_copy(definition *to, const definition *from);
@@ -71,6 +76,7 @@ typedef struct connection {
     tracked_source *sources;
     int source_count;
     connected_table *tables;
+    struct host *host;  /* it may publish; NULL if it may not */
     int reading_source; /* a source is being prepared or read: no faiss table may take part */
     void *watch_keeper; /* the eponymous table whose disconnection, which precedes
                           ** closing, finalizes all watches; NULL before its first use */
@@ -105,6 +111,9 @@ int connection_join_registry(connection *c, tracked_source *t);
 
 /* Forget what was read of a source, if nobody uses it now. */
 void connection_forget(connection *c, const definition *d);
+
+/* Forget what was read of sources that nobody uses now. */
+void connection_forget_idle(connection *c);
 
 /* The faiss table of that name, NULL if this connection has none open. */
 const definition *connection_find_table(const connection *c, const char *schema, const char *name);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "json.h"
+#include "published.h"
 #include "snapshot.h"
 #include "walk.h"
 
@@ -144,6 +145,29 @@ static int search_to_json(connection *c, const definition *d, const vector *quer
     return rc;
 }
 
+/* The same in what another connection has published. */
+static int search_published(connection *c, const definition *d, vector *query, sqlite3_int64 k,
+                            int with_scores, sqlite3_str *json, char **message)
+{
+    published_search *s;
+    index_hit hit;
+    row_value id;
+    char *row = sqlite3_mprintf("in %s.%s", d->schema, d->table);
+    int rc = row ? published_search_open(d->through, c, query, k, k, &s, message) : SQLITE_NOMEM;
+    sqlite3_str_appendchar(json, 1, '[');
+    if (rc == SQLITE_OK) {
+        while ((rc = published_search_next(s, &hit, &id, message)) == SQLITE_ROW) {
+            rc = append_neighbour(json, &id, with_scores ? &hit.score : NULL, row, message);
+            if (rc != SQLITE_OK)
+                break;
+        }
+        published_search_close(s);
+    }
+    sqlite3_str_appendchar(json, 1, ']');
+    sqlite3_free(row);
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
 static void search_function(sqlite3_context *context, sqlite3_value **argv, int with_scores)
 {
     connection *c = sqlite3_user_data(context);
@@ -166,7 +190,8 @@ static void search_function(sqlite3_context *context, sqlite3_value **argv, int 
     if (rc == SQLITE_OK)
         rc = snapshot_define(c, database, table, &d, &message);
     if (rc == SQLITE_OK)
-        rc = search_to_json(c, &d, &query, k, with_scores, json, &message);
+        rc = d.through ? search_published(c, &d, &query, k, with_scores, json, &message)
+                       : search_to_json(c, &d, &query, k, with_scores, json, &message);
     if (rc == SQLITE_OK) {
         result_json(context, json);
     } else {

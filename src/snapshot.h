@@ -14,6 +14,7 @@
 
 typedef struct snapshot {
     connection *connection;
+    connection *asker;       /* the one that it is read for, if that is another one */
     tracked_source *tracked; /* NULL: not open */
     const source *source;
     sqlite3_stmt *pin;    /* stepped once and held: the read transaction */
@@ -34,6 +35,15 @@ typedef struct snapshot {
 ** check that the caller may read it, and that it is still what it was. All zero
 ** and safe to close on failure. Costs some microseconds. */
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message);
+
+/* The same on another connection than that of the statement: interrupts of the latter, the
+** asker, end it. */
+int snapshot_open_for(connection *asker, connection *c, const definition *d, snapshot *out,
+                      char **message);
+
+/* What a search in the version needs, when the snapshot is to be closed before: only
+** searches without a filter, and snapshot_close(), are possible in *out. */
+void snapshot_detach(snapshot *s, snapshot *out);
 
 /* Find the version of the index for this snapshot, building what has changed.
 ** Some microseconds where nothing has changed since this connection's last search;
@@ -87,7 +97,8 @@ int snapshot_step(snapshot *s, sqlite3_stmt *statement);
 
 /* The definition that a function's `database` and `table` arguments mean: a
 ** plain source with the default columns and metric l2, or that of the faiss
-** table of this name. definition_clear() it. */
+** table of this name; as it is published, under a published name. out->through is set where
+** another connection is to be asked (published.h). definition_clear() it. */
 int snapshot_define(connection *c, const char *database, const char *table, definition *out,
                     char **message);
 

@@ -3,6 +3,7 @@ wheel, made from a copy of the sources and installed where there is nothing else
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -12,8 +13,6 @@ from pathlib import Path
 
 import apsw
 import pytest
-import sqlite3
-import sqlite_utils
 
 from checkout import copy_sources, make, succeed
 from database import EXTENSION, ROOT
@@ -40,22 +39,71 @@ def build_under_test(monkeypatch):
 # ---- loading ----
 
 
-@pytest.mark.parametrize(
-    "open_memory",
-    [
-        lambda: sqlite3.connect(":memory:"),
-        lambda: apsw.Connection(":memory:"),
-        lambda: sqlite_utils.Database(memory=True),
-    ],
-    ids=["sqlite3", "apsw", "sqlite_utils"],
-)
-def test_load(open_memory):
-    with closing(open_memory()) as db:
-        sqlite_faiss.load(db)
-        blob = sqlite_faiss.encode([1, 2])
-        assert list(db.execute("SELECT faiss_encode('[1, 2]')")) == [(blob,)]
-        with pytest.raises(Exception, match="not authorized"):
-            db.execute("SELECT load_extension('nothing')").fetchall()
+def opened(driver):
+    """The text of a program that opens `db` by a driver. A process can have one copy of SQLite
+    with the extension, so that each driver has its own."""
+    return {
+        "sqlite3": "import sqlite3; db = sqlite3.connect(':memory:')",
+        "apsw": "import apsw; db = apsw.Connection(':memory:')",
+        "sqlite_utils": "import sqlite_utils; db = sqlite_utils.Database(memory=True)",
+    }[driver]
+
+
+def run_program(text):
+    package = {"PYTHONPATH": str(ROOT / "src" / "python")}
+    return succeed(sys.executable, "-c", text, **package).strip()
+
+
+LOADED = """
+import sqlite_faiss
+sqlite_faiss.load(db)
+print(list(db.execute("SELECT hex(faiss_encode('[1]'))")))
+try:
+    list(db.execute("SELECT load_extension('nothing')"))
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("driver", ["sqlite3", "apsw", "sqlite_utils"])
+def test_load(driver):
+    vector, refusal = run_program(opened(driver) + LOADED).splitlines()
+    assert vector == "[('0000803F',)]" and "not authorized" in refusal
+
+
+HOST_LOADED = """
+import sqlite_faiss
+sqlite_faiss.load_host(db)
+list(db.execute("CREATE TABLE docs(embedding)"))
+list(db.execute("SELECT faiss_publish('shop', 'docs')"))
+print(list(db.execute("SELECT faiss_search('shop', 'docs', '[1]', 1), faiss_unpublish('shop')")))
+"""
+
+
+@pytest.mark.parametrize("driver", ["sqlite3", "apsw", "sqlite_utils"])
+def test_load_host(driver):
+    assert run_program(opened(driver) + HOST_LOADED) == "[('[]', 1)]"
+
+
+BOTH_COPIES = """
+import apsw, sqlite3, sqlite_faiss
+first, second = sqlite3.connect(":memory:"), apsw.Connection(":memory:")
+sqlite_faiss.load(first)
+for load in sqlite_faiss.load, sqlite_faiss.load_host:
+    try:
+        load(second)
+    except Exception as error:
+        print(error)
+print(*first.execute("SELECT faiss_dimension('[1, 2]')").fetchone())
+print(*second.execute("SELECT 1").fetchone())
+"""
+
+
+def test_two_copies_of_sqlite():
+    *refusals, first, second = run_program(BOTH_COPIES).splitlines()
+    expected = f"({sqlite3.sqlite_version}, this is {apsw.sqlite_lib_version()}): use one of them"
+    assert len(refusals) == 2 and all(expected in refusal for refusal in refusals)
+    assert (first, second) == ("2", "1")
 
 
 def test_loading_stays_allowed_where_it_was():

@@ -13,10 +13,10 @@ tells those of the extension and of FAISS.
 
 from __future__ import annotations
 
-from .extension import load, loadable_path
+from .extension import load, load_host, loadable_path
 from .vectors import decode, encode
 
-__all__ = ["decode", "encode", "load", "loadable_path"]
+__all__ = ["decode", "encode", "load", "load_host", "loadable_path"]
 
 
 def __getattr__(name: str) -> str:

@@ -13,6 +13,7 @@ LEVELS = {
     "avx2": {"avx2", "fma", "f16c"},
     "generic": set(),
 }
+HOST_ENTRY_POINT = "sqlite3_faiss_host_init"
 
 
 def loadable_path() -> str:
@@ -59,6 +60,16 @@ def load(connection: Any) -> None:
     without extension loading; what the driver raises where loading fails.
     """
     _load(connection, None)
+
+
+def load_host(connection: Any) -> None:
+    """Load the extension as load() does, and the functions faiss_publish(), faiss_unpublish()
+    and faiss_limit(), by which a server makes tables of this connection searchable from all
+    of its connections.
+
+    Only for a connection that runs nobody else's SQL.
+    """
+    _load(connection, HOST_ENTRY_POINT)
 
 
 def _load(connection: Any, entry_point: str | None) -> None:
