@@ -412,7 +412,7 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
 BENCH ?= $(bench_parts) faiss filters live
-BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:200000 text1536:100000 uniform384:60000
+BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 

@@ -17,8 +17,8 @@ import peers
 from docs import condition
 from settled import settle
 
-# Beyond so many rows these take minutes to build or open, or many times the vectors' memory.
-MANY_ROWS = 100000
+# Beyond so many numbers these take many minutes to build or open, or many times the vectors' memory.
+MANY = 25_000_000
 
 
 class Place:
@@ -50,7 +50,7 @@ class Contender:
     """A way to search. Its methods run in processes of its own."""
 
     exact = False
-    most_rows = None
+    most = None  # numbers in all vectors
     # FAISS and BLAS start threads for a single query, and are slower for it: the contenders that
     # use them are told not to. This extension sees to it itself.
     one_thread = True
@@ -138,10 +138,10 @@ class ThisExtension(InSql):
 
     one_thread = False
 
-    def __init__(self, name, options="", exact=True, most_rows=None):
+    def __init__(self, name, options="", exact=True, most=None):
         super().__init__(name)
         self.options = options
-        self.exact, self.most_rows = exact, most_rows
+        self.exact, self.most = exact, most
         self.table = "docs_" + "".join(c if c.isalnum() else "_" for c in name)
         self.statement = f"SELECT id FROM {self.table} WHERE embedding MATCH :query AND k = :k"
 
@@ -189,10 +189,10 @@ class ThisExtension(InSql):
 class Peer(InSql):
     """Another extension: one of peers.py, and which of its statements are asked."""
 
-    def __init__(self, name, subject, form, filtered_form, exact=True, most_rows=None):
+    def __init__(self, name, subject, form, filtered_form, exact=True, most=None):
         super().__init__(name)
         self.make_subject, self.form, self.filtered_form = subject, form, filtered_form
-        self.exact, self.most_rows = exact, most_rows
+        self.exact, self.most = exact, most
 
     def needs_peers(self):
         return True
@@ -252,11 +252,11 @@ class RawFaiss(InPython):
     A filter is a bitmap of the rows that match, made before: no database takes part.
     """
 
-    def __init__(self, name, factory, ef_search=None, refine=None, most_rows=None):
+    def __init__(self, name, factory, ef_search=None, refine=None, most=None):
         super().__init__(name)
         self.factory, self.ef_search, self.refine = factory, ef_search, refine
         self.exact = factory == "Flat"
-        self.most_rows = most_rows
+        self.most = most
 
     def index_key(self):
         return self.factory
@@ -356,7 +356,7 @@ class DatasetteFaiss(InSql):
     """The plugin's own functions on a connection, its index made as it does at start-up."""
 
     exact = True
-    most_rows = MANY_ROWS
+    most = MANY
     statement = "SELECT faiss_search('docs', 'docs', :query, :k)"
 
     def needs_peers(self):
@@ -415,7 +415,7 @@ CONTENDERS = [
         peers.sqlite_vss,
         "Flat",
         "Flat, asked for more",
-        most_rows=MANY_ROWS,
+        most=MANY,
     ),
     Peer(
         "sqlite-vector",
@@ -436,7 +436,7 @@ CONTENDERS = [
         "HNSW, ef=100",
         "HNSW, ef=100, rowid IN (indexed)",
         exact=False,
-        most_rows=MANY_ROWS,
+        most=MANY,
     ),
     Peer("usearch", peers.usearch, "scalar", "scalar, indexed"),
     DatasetteFaiss("datasette-faiss"),

@@ -244,9 +244,9 @@ def build_all(entries, place, queries):
     built = {}
     for entry in entries:
         key = entry.contender.index_key()
-        most = entry.contender.most_rows
-        if most is not None and place.rows > most:
-            entry.failed = f"not run: too slow or too large beyond {most:,} rows"
+        most = entry.contender.most
+        if most is not None and place.rows * place.dimension > most:
+            entry.failed = f"too slow or too large beyond {most:,} numbers"
         elif key in built:
             entry.build, entry.failed = built[key]
         else:

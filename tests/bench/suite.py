@@ -289,9 +289,29 @@ def measure_table(measure, sets):
     return "\n".join([markdown_table(["", *columns], rows), *([""] if notes else []), *notes])
 
 
+SUMMARY = ["ms", "p95", "recall", "1 % filter", "2 threads/s", "build s", "first ms", "MiB", "disk"]
+
+
+def summary_table(figures, names):
+    """A set at a glance."""
+    rows = []
+    for name in names:
+        if name in figures.contenders and not figures.why(name):
+            median, p95, _, recall = latency_cells(figures, name)
+            filtered = milliseconds(figures.search(name, 10, 1))
+            rates, memory = rate_cells(figures, name), memory_cells(figures, name)
+            parts = [rates[1], *build_cells(figures, name), *first_cells(figures, name), memory[0]]
+            shown = [cell.split(" (")[0] for cell in [*parts, *size_cells(figures, name)]]
+            rows.append([name, median, p95, recall, filtered, *shown])
+    return markdown_table(["", *SUMMARY], rows)
+
+
 def document(sets, parts, heading):
     """Everything in Markdown."""
     lines = [*heading, ""]
+    if set(PARTS) <= set(parts):
+        for name, (_, figures) in sets.items():
+            lines += [f"## {name} at a glance", "", summary_table(figures, names_of(sets)), ""]
     for file, measure in MEASURES.items():
         if measure.part is None or measure.part in parts:
             lines += [f"## {measure.title}", "", measure_table(measure, sets), ""]
@@ -402,26 +422,30 @@ def main():
     sets, described = {}, {}
     for name in options.sets:
         sets[name], described[name] = run_set(name, options, work, installed, contenders)
-    machine["load_after"] = describe_machine()["load_average"]
-
-    versions = {}
-    for _, figures in sets.values():
-        for name in figures.contenders:
-            version = figures.build(name, "version")
-            versions[name] = version or versions.get(name) or "not there"
-    heading = describe(machine, described, versions, options)
-    text = document(sets, options.parts, heading)
-    (out / "results.md").write_text(text)
+        # After each set, so that what was measured is not lost with the rest.
+        machine["load_after"] = describe_machine()["load_average"]
+        heading = describe(machine, described, versions_of(sets), options)
+        text = document(sets, options.parts, heading)
+        (out / "results.md").write_text(text)
+        no_plots = draw_all(sets, options.parts, out)
     print(text)
-    plots = draw_all(sets, options.parts, out)
-    if plots:
-        print(plots)
+    if no_plots:
+        print(no_plots)
     everything = {"machine": machine, "sets": {}}
     for name, (_, figures) in sets.items():
         everything["sets"][name] = {"rows": figures.rows, "dimension": figures.dimension}
         everything["sets"][name]["contenders"] = figures.contenders
     correct = "Every answer of the exact sqlite-faiss tables was that of brute force in float64."
     finish(wrong_answers(sets), correct, out / "results.json", everything)
+
+
+def versions_of(sets):
+    versions = {}
+    for _, figures in sets.values():
+        for name in figures.contenders:
+            version = figures.build(name, "version")
+            versions[name] = version or versions.get(name) or "not there"
+    return versions
 
 
 def draw_all(sets, parts, out):

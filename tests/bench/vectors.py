@@ -10,10 +10,11 @@ import sys
 import numpy
 
 # What text embeddings look like, fitted to 63,666 descriptions of Debian packages (MiniLM, 384
-# dimensions): the variance of principal component i of d falls as i^-a e^(-b i / d), by least
-# squares of its logarithm over all but the last twelfth of the components. The tail is taken
-# relative to the dimension, so that more dimensions have more of use in them.
-SPECTRUM = (0.20, 4.38)
+# dimensions): the variance of principal component i falls as i^-a e^(-b i / 384), by least squares
+# of its logarithm over all but the last twelfth of the components. What more dimensions bring is an
+# assumption: the tail grows as the square root of the dimension, so that of twice as many
+# dimensions 1.4 times as many matter.
+SPECTRUM, FITTED_DIMENSION = (0.20, 4.38), 384
 # How near neighbours are: rows lie around ROWS / 32 centres, and a centre's rows have a share of
 # the variance drawn from this range, so that the squared distance of the tenth neighbour is 0.41
 # (0.26 to 0.58) of that of the median row; the packages' is 0.43 (0.26 to 0.57).
@@ -88,7 +89,8 @@ def decay(dimension):
     """The shares of the principal components in the variance."""
     power, rate = SPECTRUM
     component = numpy.arange(1, dimension + 1)
-    falling = component**-power * numpy.exp(-rate * component / dimension)
+    length = (FITTED_DIMENSION * dimension) ** 0.5
+    falling = component**-power * numpy.exp(-rate * component / length)
     return falling / falling.sum()
 
 
