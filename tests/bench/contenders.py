@@ -405,7 +405,7 @@ CONTENDERS = [
     RawFaiss(BASE, "Flat"),
     ThisExtension("sqlite-faiss"),
     ThisExtension("sqlite-faiss memory=low", "memory=low"),
-    ThisExtension("sqlite-faiss HNSW32", "index='HNSW32'", exact=False),
+    ThisExtension("sqlite-faiss HNSW32", "index='HNSW32'", exact=False, most=MANY),
     RawFaiss("FAISS HNSW32, efSearch=64", "HNSW32", ef_search=64),
     RawFaiss("FAISS HNSW32, efSearch=128", "HNSW32", ef_search=128),
     RawFaiss("FAISS RaBitQ, 20 k re-scored", "RaBitQ", refine=20),
