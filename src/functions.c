@@ -5,7 +5,7 @@
 
 #include "json.h"
 #include "snapshot.h"
-#include "walk.h"
+#include "search.h"
 
 #ifndef SQLITE_FAISS_VERSION
 #define SQLITE_FAISS_VERSION "unversioned"
@@ -74,14 +74,14 @@ static int append_neighbour(sqlite3_str *json, const row_value *id, const float 
 
 /* ---- faiss_search, faiss_search_with_scores ---- */
 
-static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_scores,
+static int append_hits(snapshot *s, search *found, sqlite3_int64 k, int with_scores,
                        sqlite3_str *json, char **message)
 {
     char *row = sqlite3_mprintf("in %s.%s", s->source->schema, s->source->table);
     index_hit hit;
     int rc = row ? SQLITE_OK : SQLITE_NOMEM;
     for (int64_t i = 0; rc == SQLITE_OK && i < k; i++) {
-        rc = index_walk_at(walk, i, &hit, message);
+        rc = search_next(found, &hit, message);
         if (rc != SQLITE_ROW)
             break;
         row_value id;
@@ -93,12 +93,13 @@ static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
-static int search_to_json(connection *c, const definition *d, const vector *query, sqlite3_int64 k,
+static int search_to_json(connection *c, const definition *d, vector *query, sqlite3_int64 k,
                           int with_scores, sqlite3_str *json, char **message)
 {
     snapshot s;
     index_version *v;
-    index_walk *walk = NULL;
+    search found = {0};
+    filter none = {0};
     int rc = snapshot_open(c, d, &s, message);
     if (rc == SQLITE_OK)
         rc = snapshot_index(&s, &v, message);
@@ -106,12 +107,15 @@ static int search_to_json(connection *c, const definition *d, const vector *quer
         rc = snapshot_begin_search(&s, query->dimension, message);
     sqlite3_str_appendchar(json, 1, '[');
     if (rc == SQLITE_OK && v->rows > 0) {
-        rc = index_walk_open(v, query->x, NULL, k, snapshot_poll, &s, &walk, message);
+        const definition *asked = &s.tracked->asked;
+        search_effort effort =
+            search_effort_of(&asked->kind, &(search_effort){0}, &asked->effort);
+        rc = search_begin(&found, &s, &none, query, k, *asked->kind.text ? &effort : NULL, message);
         if (rc == SQLITE_OK)
-            rc = append_hits(&s, walk, k, with_scores, json, message);
+            rc = append_hits(&s, &found, k, with_scores, json, message);
     }
     sqlite3_str_appendchar(json, 1, ']');
-    index_walk_close(walk);
+    search_close(&found);
     snapshot_close(&s);
     return rc;
 }
