@@ -16,6 +16,7 @@ WERROR ?=
 SANITIZE ?=
 BENCH_DATA ?=
 TEST_SECONDS ?= 60
+PYTEST_JOBS ?= $(shell nproc)
 INSTALL_PACKAGES ?= yes
 
 # Everything that is generated goes here.
@@ -209,6 +210,21 @@ $(BUILD)/packages-%: .ci/packages $(wildcard /etc/os-release)
 .PHONY: FORCE
 FORCE:
 
+# ---- the wheel -------------------------------------------------------------------------
+
+.PHONY: extension level version
+
+# What src/wheel_hook.py calls: the extension of one level, in a directory of its own, and
+# the name of this build's level.
+extension:
+	@$(MAKE) FAISS_LEVEL=$(FAISS_LEVEL) OUT=$(BUILD)/wheel/$(FAISS_LEVEL) all
+
+level:
+	@echo $(FAISS_LEVEL)
+
+version:
+	@echo $(VERSION)
+
 # ---- building FAISS --------------------------------------------------------------------
 
 ifeq "$(FAISS_PREFIX)" ""
@@ -316,13 +332,16 @@ ifeq "$(SANITIZE)" "address,undefined"
     show_reports = ; status=$$?; ! grep -hs '' $(reports).* /dev/null || status=1; exit $$status
 endif
 
-# Only failed tests leave their files in the temporary directory, which may be memory.
+# A process for each core; one that has nothing left to do takes tests from another. Only
+# failed tests leave their files in the temporary directory, which may be memory.
+pytest = $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal \
+    -o cache_dir=$(abspath $(BUILD)/pytest) -o tmp_path_retention_policy=failed
+
 test-python: $(OUT)/faiss.so $(venv)
 	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
-	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests \
+	    $(pytest) $(PYTEST_FLAGS) tests \
 	    $(show_reports)
 
 # The oldest SQLite that will do and a new one take the place of the system's.
@@ -339,8 +358,7 @@ test-sqlite: $(OUT)/faiss.so $(venv) $(sqlite_libraries)
 	    echo "SQLite $$version"; \
 	    $(VENV)/bin/python -c "import sqlite3; assert sqlite3.sqlite_version == '$$version'"; \
 	    SQLITE_FAISS=$(abspath $(OUT)/faiss) PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
-	        $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
-	        -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
+	        $(pytest) $(PYTEST_FLAGS) $(wildcard $(sqlite_tests)); \
 	done
 
 $(BUILD)/sqlite-%/libsqlite3.so.0: tests/sqlite/build.sh tests/sqlite/%/Cargo.lock | $(BUILD)/packages-build $(BUILD)/packages-faiss
@@ -372,13 +390,34 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 	@rm -f $@
 	$(PYTHON) examples/packages/build_db.py $@
 
-# BENCH_DATA: a directory of real vectors; made up without one.
+# BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
+# directory of real vectors; made up without one.
+bench_parts := build latency filtered threads
+BENCH ?= $(bench_parts) faiss filters live
+BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
+BENCH_FLAGS ?=
+BENCH_OUT ?= $(OUT)/bench/results
+
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
+ifneq "$(filter-out $(bench_parts) faiss filters live,$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) faiss filters live,$(BENCH)) is none of $(bench_parts) faiss filters live)
+endif
+ifneq "$(filter $(bench_parts),$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
+	    --peers $(OUT)/bench/peers --out $(BENCH_OUT) --data "$(BENCH_DATA)" \
+	    --sets $(BENCH_SETS) --parts $(filter $(bench_parts),$(BENCH)) $(BENCH_FLAGS)
+endif
+ifneq "$(filter faiss,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/run.py --bench $< --extension $(OUT)/faiss --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter filters,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/filters.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter live,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
+endif
 
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
@@ -412,7 +451,7 @@ help:
 	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   2     2    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
-	@echo '  bench          15    14    against FAISS itself and other extensions; BENCH_DATA=dir'
+	@echo '  bench          60    60    against FAISS itself and other extensions; BENCH, BENCH_DATA'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'
 	@echo '  format, format-check       the layout of the C sources'
@@ -430,6 +469,12 @@ help:
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
 	@echo '  WERROR                     none; 1: a warning is an error'
 	@echo '  TEST_SECONDS               60; how long tests of threads go on'
+	@echo '  PYTEST_JOBS                as many as cores; processes that run Python tests'
+	@echo '  BENCH                      $(BENCH): what to measure'
+	@echo '  BENCH_DATA                 none; a directory of real vectors'
+	@echo '  BENCH_SETS                 $(BENCH_SETS)'
+	@echo '  BENCH_OUT                  $(OUT)/bench/results; where tables and plots are written'
+	@echo '  BENCH_FLAGS                none; as --only sqlite-vec --rounds 3'
 	@echo '  SANITIZE                   none; address,undefined or thread or valgrind'
 
 # Each object's headers.

@@ -53,6 +53,16 @@ int approximate_check(const index_kind *kind, vector_metric metric, int dimensio
     return rc;
 }
 
+int approximate_takes(const float *x, int dimension)
+{
+    /* The square of the sum of two such lengths, and sums of some, are far from float32's end. */
+    const double square_most = 1e30;
+    double square = 0;
+    for (int i = 0; i < dimension; i++)
+        square += (double)x[i] * x[i];
+    return square <= square_most;
+}
+
 /* ---- rows by hash ---- */
 
 static uint64_t table_size(int64_t rows)

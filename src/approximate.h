@@ -19,6 +19,10 @@ typedef struct approximate approximate;
 ** SQLITE_ERROR with its reason. */
 int approximate_check(const index_kind *kind, vector_metric metric, int dimension, char **message);
 
+/* Whether FAISS may see the vector: among infinite distances its graphs and centroids lose their way,
+** out of their memory at worst. */
+int approximate_takes(const float *x, int dimension);
+
 /* Begin one, with room for so many rows. One reference. */
 int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int64_t rows,
                      approximate **out, char **message);

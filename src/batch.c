@@ -19,8 +19,7 @@ typedef struct candidate {
 struct neighbour_batch {
     index_version *version;
     int64_t k; /* neighbours of each row */
-    index_check *check;
-    void *check_argument;
+    vector_reader reader;
     float largest_norm; /* squared, of all rows */
     /* The block: rows first..first+rows-1, all of one segment, with `width`
     ** candidates each. */
@@ -29,12 +28,13 @@ struct neighbour_batch {
     candidate *candidates; /* BLOCK_ROWS × width, nearest first */
     int *counts;           /* candidates of each row */
     candidate *merged;     /* width: scratch of a merge */
+    float *queries;        /* BLOCK_ROWS vectors */
     float *scores;         /* BLOCK_ROWS × width: what FAISS fills */
     int64_t *slots;
     index_hit *hits; /* of the row at hand */
 };
 
-int neighbour_batch_open(index_version *v, int64_t k, index_check *check, void *argument,
+int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_batch **out, char **message)
 {
     *out = NULL;
@@ -44,31 +44,32 @@ int neighbour_batch_open(index_version *v, int64_t k, index_check *check, void *
     memset(b, 0, sizeof *b);
     b->version = index_retain(v);
     b->k = k < v->rows - 1 ? k : v->rows - 1;
-    b->check = check;
-    b->check_argument = argument;
+    if (reader)
+        b->reader = *reader;
     b->width = b->k <= BATCH_MAX_K ? (int)b->k + 1 + SPARE : 0;
     size_t all = (size_t)BLOCK_ROWS * (size_t)b->width;
     b->candidates = sqlite3_malloc64((all + 1) * sizeof *b->candidates);
     b->counts = sqlite3_malloc64(BLOCK_ROWS * sizeof *b->counts);
     b->merged = sqlite3_malloc64(((size_t)b->width + 1) * sizeof *b->merged);
+    b->queries = sqlite3_malloc64((size_t)BLOCK_ROWS * (size_t)v->dimension * sizeof *b->queries);
     b->scores = sqlite3_malloc64((all + 1) * sizeof *b->scores);
     b->slots = sqlite3_malloc64((all + 1) * sizeof *b->slots);
     /* Candidates are scored where the neighbours will stand. */
     size_t hits = b->width ? (size_t)b->width : (size_t)b->k;
     b->hits = sqlite3_malloc64((hits + 1) * sizeof *b->hits);
-    int rc = b->candidates && b->counts && b->merged && b->scores && b->slots && b->hits
-                 ? SQLITE_OK
-                 : SQLITE_NOMEM;
+    int rc =
+        b->candidates && b->counts && b->merged && b->queries && b->scores && b->slots && b->hits
+            ? SQLITE_OK
+            : SQLITE_NOMEM;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         float norm = 0;
-        rc = segment_largest_norm(v->segments[s], &norm);
+        rc = segment_largest_norm(v->segments[s], &b->reader, &norm, message);
         b->largest_norm = fmaxf(b->largest_norm, norm);
     }
     if (rc != SQLITE_OK) {
         neighbour_batch_close(b);
         return rc;
     }
-    (void)message;
     *out = b;
     return SQLITE_OK;
 }
@@ -81,6 +82,7 @@ void neighbour_batch_close(neighbour_batch *b)
     sqlite3_free(b->candidates);
     sqlite3_free(b->counts);
     sqlite3_free(b->merged);
+    sqlite3_free(b->queries);
     sqlite3_free(b->scores);
     sqlite3_free(b->slots);
     sqlite3_free(b->hits);
@@ -124,17 +126,18 @@ static int fill_block(neighbour_batch *b, int64_t row, char **message)
     b->first = row;
     b->rows = left < BLOCK_ROWS ? left : BLOCK_ROWS;
     memset(b->counts, 0, BLOCK_ROWS * sizeof *b->counts);
-    const float *queries = segment_vector(v->segments[s], slot);
-    int rc = SQLITE_OK;
+    for (int i = 0; i < b->rows; i++)
+        b->slots[i] = slot + i;
+    int rc = segment_read(v->segments[s], &b->reader, b->slots, b->rows, b->queries, message);
     for (s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         int count = segment_count(v->segments[s]);
         int n = count < b->width ? count : b->width;
-        rc =
-            segment_search_batch(v->segments[s], queries, b->rows, n, b->scores, b->slots, message);
+        rc = segment_search_batch(v->segments[s], &b->reader, b->queries, b->rows, n, b->scores,
+                                  b->slots, message);
         for (int i = 0; rc == SQLITE_OK && i < b->rows; i++)
             merge(b, i, s, b->scores + (size_t)i * (size_t)n, b->slots + (size_t)i * (size_t)n, n);
-        if (rc == SQLITE_OK && b->check)
-            rc = b->check(b->check_argument, message);
+        if (rc == SQLITE_OK && b->reader.check)
+            rc = b->reader.check(b->reader.argument, message);
     }
     if (rc != SQLITE_OK)
         b->rows = 0;
@@ -171,9 +174,8 @@ static int rescore(neighbour_batch *b, int i, int *certain, char **message)
 {
     const index_version *v = b->version;
     const candidate *own = b->candidates + (size_t)i * (size_t)b->width;
-    int s, slot, count = 0, rc = SQLITE_OK;
-    index_locate(v, b->first + i, &s, &slot);
-    const float *query = segment_vector(v->segments[s], slot);
+    int count = 0, rc = SQLITE_OK;
+    const float *query = b->queries + (size_t)i * (size_t)v->dimension;
     for (int j = 0; rc == SQLITE_OK && j < b->counts[i]; j++) {
         if (own[j].row == b->first + i)
             continue;
@@ -181,7 +183,8 @@ static int rescore(neighbour_batch *b, int i, int *certain, char **message)
         int64_t at;
         index_locate(v, own[j].row, &hit->segment, &hit->slot);
         at = hit->slot;
-        rc = segment_scores(v->segments[hit->segment], query, &at, 1, &hit->score, message);
+        rc = segment_scores(v->segments[hit->segment], &b->reader, query, &at, 1, &hit->score,
+                            message);
         hit->score = walk_rank_of(v->metric, hit->score);
         hit->key = own[j].row;
     }
@@ -209,8 +212,7 @@ static int search_alone(neighbour_batch *b, int64_t row, char **message)
 {
     index_walk *w;
     int64_t count = 0;
-    int rc =
-        index_walk_open_row(b->version, row, b->k + 1, b->check, b->check_argument, &w, message);
+    int rc = index_walk_open_row(b->version, row, b->k + 1, &b->reader, &w, message);
     for (int64_t i = 0; rc == SQLITE_OK && count < b->k; i++) {
         rc = index_walk_at(w, i, &b->hits[count], message);
         if (rc != SQLITE_ROW)

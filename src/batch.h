@@ -15,8 +15,9 @@
 /* Neighbours of a block of consecutive rows. */
 typedef struct neighbour_batch neighbour_batch;
 
-/* Begin on an index: the k nearest other rows of each row. `check` as for a walk. */
-int neighbour_batch_open(index_version *v, int64_t k, index_check *check, void *argument,
+/* Begin on an index: the k nearest other rows of each row. `reader` as for a
+** walk. */
+int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_batch **out, char **message);
 void neighbour_batch_close(neighbour_batch *b);
 

@@ -5,6 +5,7 @@
 
 #include "delta.h"
 #include "message.h"
+#include "publication.h"
 #include "sql_text.h"
 
 enum {
@@ -20,6 +21,7 @@ typedef struct partial_reading {
     sqlite3_int64 last_key;
     int dimension;
     int64_t left_out;
+    int64_t bytes; /* of the vectors */
     double seconds;
     snapshot_state state; /* in which it began */
     uint64_t connection;  /* which knows the state by state.file … */
@@ -34,6 +36,7 @@ typedef struct reading {
     index_version *base;
     int strict;
     partial_reading so_far; /* its builder is NULL until the dimension is known */
+    int64_t room;           /* bytes that the vectors may take; -1: any number */
     int value_count;        /* of each row: its id, then the columns that are kept */
     row_value *values;      /* of the row at hand */
     char expected[64];
@@ -75,6 +78,36 @@ static int reading_bad_row(reading *r, const row_value *id, char *found, char **
     return SQLITE_OK;
 }
 
+/* How much memory an index of the source may take beside those of other tables that are
+** not published; -1 for as much as it likes. */
+static int64_t room_for(const snapshot *s, int drop)
+{
+    int64_t limit = publication_limit();
+    if (limit <= 0 || s->connection->host || registry_is_offered(s->tracked->shared))
+        return -1;
+    int64_t room = limit - registry_bytes_besides(s->tracked->shared, drop);
+    return room > 0 ? room : 0;
+}
+
+/* Count the bytes of one more row. Before the reading fails, what nobody needs now is given
+** up. */
+static int take_room(reading *r, int bytes, char **message)
+{
+    snapshot *s = r->snapshot;
+    r->so_far.bytes += bytes;
+    if (r->room < 0 || r->so_far.bytes <= r->room)
+        return SQLITE_OK;
+    connection_forget_idle(s->connection);
+    r->room = room_for(s, 1);
+    if (r->room < 0 || r->so_far.bytes <= r->room)
+        return SQLITE_OK;
+    return set_message(message,
+                       sqlite3_mprintf("an index of %s.%s would take more than is left of the %lld "
+                                       "bytes for tables that are not published (faiss_limit)",
+                                       s->source->schema, s->source->table,
+                                       (long long)publication_limit()));
+}
+
 static int read_row(reading *r, char **message)
 {
     int type = sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING);
@@ -96,12 +129,15 @@ static int read_row(reading *r, char **message)
     }
     if (!fits || bytes != r->so_far.dimension * VECTOR_COMPONENT_BYTES)
         return reading_bad_row(r, id, source_describe_value(type, bytes), message);
+    int rc = take_room(r, bytes, message);
+    if (rc != SQLITE_OK)
+        return rc;
     const void *embedding = sqlite3_column_blob(r->rows, SOURCE_COLUMN_EMBEDDING);
     if (!embedding)
         return SQLITE_NOMEM;
     int kept = tracked_kept_values(r->snapshot->tracked);
     uint64_t hash = index_row_hash(key, r->values, kept, embedding, bytes);
-    int rc = index_builder_row(r->so_far.builder, key, hash, r->values, embedding, message);
+    rc = index_builder_row(r->so_far.builder, key, hash, r->values, embedding, message);
     if (rc == SQLITE_MISMATCH)
         rc = reading_bad_row(r, id, sqlite3_mprintf("NaN or infinity"), message);
     return rc;
@@ -288,7 +324,8 @@ int build_whole(snapshot *s, index_version *base, int strict, const snapshot_sta
                 index_version **out, char **message)
 {
     *out = NULL;
-    reading r = {.snapshot = s, .base = index_retain(base), .strict = strict};
+    reading r = {
+        .snapshot = s, .base = index_retain(base), .strict = strict, .room = room_for(s, 0)};
     double begin = seconds_now();
     int goes_on;
     if (!s->source->rowid)

@@ -3,6 +3,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "publication.h"
+
 enum { SOURCES_REMEMBERED = 64 };
 
 /* ---- definitions ---- */
@@ -19,6 +21,7 @@ int definition_copy(definition *to, const definition *from)
     to->table = copy_text(from->table);
     to->id = copy_text(from->id);
     to->embedding = copy_text(from->embedding);
+    publication_retain(to->through);
     if (to->schema && to->table && !to->id == !from->id && !to->embedding == !from->embedding)
         return SQLITE_OK;
     definition_clear(to);
@@ -37,7 +40,7 @@ int definition_equal(const definition *a, const definition *b)
            a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension &&
            a->not_live == b->not_live && index_kind_equal(&a->kind, &b->kind) &&
            a->effort.ef_search == b->effort.ef_search && a->effort.nprobe == b->effort.nprobe &&
-           a->effort.rerank == b->effort.rerank;
+           a->effort.rerank == b->effort.rerank && a->through == b->through;
 }
 
 /* Whether a tracked source serves a definition: the columns that it reads matter
@@ -54,6 +57,7 @@ void definition_clear(definition *d)
     sqlite3_free(d->table);
     sqlite3_free(d->id);
     sqlite3_free(d->embedding);
+    publication_release(d->through);
     *d = (definition){0};
 }
 
@@ -145,6 +149,17 @@ void connection_forget(connection *c, const definition *d)
         forget(c, link);
 }
 
+void connection_forget_idle(connection *c)
+{
+    tracked_source **link = &c->sources;
+    while (*link) {
+        if ((*link)->users == 0)
+            forget(c, link);
+        else
+            link = &(*link)->next;
+    }
+}
+
 void connection_untrack(tracked_source *t)
 {
     t->users--;
@@ -201,7 +216,8 @@ int connection_join_registry(connection *c, tracked_source *t)
                         .dimension = t->asked.dimension,
                         .kept_values = tracked_kept_values(t),
                         .has_integer_key = t->source.has_integer_key,
-                        .stamp = connection_file_stamp(path)};
+                        .stamp = connection_file_stamp(path),
+                        .path = path};
     t->is_file = connection_identify(c, t->source.schema, &key.database);
     t->is_immutable = t->is_file && sqlite3_uri_boolean(path, "immutable", 0);
     t->file_stamp = t->is_immutable ? connection_file_stamp(path) : 0;
@@ -247,6 +263,8 @@ void connection_release(void *user_data)
     connection *c = user_data;
     if (--c->references > 0)
         return;
+    publication_end_host(c);
+    publication_release_host(c);
     while (c->sources) {
         tracked_source *t = c->sources;
         c->sources = t->next;

@@ -9,18 +9,23 @@
 #include "factory.h"
 #include "storage.h"
 
+struct host;
+struct publication;
+
 /* Which index is meant: a source and how to read it. Texts are owned. */
 typedef struct definition {
     char *schema, *table;
     char *id, *embedding; /* columns, NULL for the defaults */
     vector_metric metric;
-    int strict;        /* a malformed row is an error; otherwise it is left out */
-    int dimension;     /* demanded of the rows; 0: that of the first row */
-    int not_live;      /* live=off: do not rely on a change log, if there is one */
-    int must_be_live;  /* live=on: matters when the faiss table is made */
-    index_kind kind;   /* of an approximate index; no text: exact */
+    int strict;           /* a malformed row is an error; otherwise it is left out */
+    int dimension;        /* demanded of the rows; 0: that of the first row */
+    int not_live;         /* live=off: do not rely on a change log, if there is one */
+    int must_be_live;     /* live=on: matters when the faiss table is made */
+    index_kind kind;      /* of an approximate index; no text: exact */
     search_effort effort; /* of its searches, unless they say otherwise */
-    int reads_columns; /* other columns are read too: they are kept where rows have no rowid */
+    int reads_columns;    /* other columns are read too: they are kept where rows have no rowid */
+    /* Not on this connection: published by another one, as `table` of the database `schema`. */
+    struct publication *through;
 } definition;
 
 int definition_copy(definition *to, const definition *from);
@@ -74,6 +79,7 @@ typedef struct connection {
     tracked_source *sources;
     int source_count;
     connected_table *tables;
+    struct host *host;  /* it may publish; NULL if it may not */
     int reading_source; /* a source is being prepared or read: no faiss table may take part */
     void *watch_keeper; /* the eponymous table whose disconnection, which precedes
                           ** closing, finalizes all watches; NULL before its first use */
@@ -108,6 +114,9 @@ int connection_join_registry(connection *c, tracked_source *t);
 
 /* Forget what was read of a source, if nobody uses it now. */
 void connection_forget(connection *c, const definition *d);
+
+/* Forget what was read of sources that nobody uses now. */
+void connection_forget_idle(connection *c);
 
 /* The faiss table of that name, NULL if this connection has none open. */
 const definition *connection_find_table(const connection *c, const char *schema, const char *name);

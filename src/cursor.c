@@ -4,13 +4,15 @@
 #include <string.h>
 
 #include "message.h"
+#include "published.h"
 #include "search.h"
 
 /* Where the rows of a cursor come from. */
 typedef enum row_origin {
-    FROM_SEARCH, /* knn, stream */
-    FROM_INDEX,  /* scan, where rows have no rowid */
-    FROM_SOURCE  /* a statement on the source: scan, lookup, point */
+    FROM_SEARCH,    /* knn, stream */
+    FROM_PUBLISHED, /* the same, through another connection */
+    FROM_INDEX,     /* scan, where rows have no rowid */
+    FROM_SOURCE     /* a statement on the source: scan, lookup, point */
 } row_origin;
 
 /*
@@ -19,7 +21,9 @@ typedef enum row_origin {
 **
 ** Where rows have no rowid, the number of a row in the index stands for it, so
 ** that every plan must take its rows from the index: look-ups become scans and
-** points streams, whose rows SQLite filters.
+** points streams, whose rows SQLite filters. So it is with what another connection
+** publishes, of which this one sees ids and scores only; each xFilter sees the latest commit
+** there.
 */
 typedef struct faiss_cursor {
     sqlite3_vtab_cursor base;
@@ -31,6 +35,8 @@ typedef struct faiss_cursor {
     sqlite3_int64 neighbours; /* rows to give at most, -1 for all */
     sqlite3_value **bounds;   /* the value of each term on score or distance, else NULL */
     search search;
+    published_search *published;
+    row_value id;       /* of its row */
     index_hit hit;      /* the row of a search or of the index */
     sqlite3_stmt *rows; /* the row of the source … */
     filter rows_filter; /* … that this lets through */
@@ -87,6 +93,8 @@ static void close_snapshot(faiss_cursor *c)
     c->rows = NULL;
     filter_close(&c->rows_filter);
     search_close(&c->search);
+    published_search_close(c->published);
+    c->published = NULL;
     snapshot_close(&c->snapshot);
     sqlite3_free(c->columns);
     c->columns = NULL;
@@ -100,6 +108,11 @@ int cursor_close(sqlite3_vtab_cursor *base)
     definition_clear(&c->definition);
     sqlite3_free(c);
     return SQLITE_OK;
+}
+
+static vector_metric metric_of(const faiss_cursor *c)
+{
+    return c->definition.through ? c->definition.metric : c->snapshot.tracked->asked.metric;
 }
 
 /* ---- bounds on score and distance ---- */
@@ -133,7 +146,7 @@ static bound_state bound_of(const faiss_cursor *c, const plan_term *term, sqlite
         return BEYOND;
     if (type == SQLITE_TEXT || type == SQLITE_BLOB) /* every number sorts before these */
         return from_above ? WITHIN : BEYOND;
-    vector_metric metric = c->snapshot.tracked->asked.metric;
+    vector_metric metric = metric_of(c);
     int on_distance = term->on == PLAN_ON_DISTANCE;
     double x = on_distance ? vector_distance(metric, c->score) : c->score;
     if (holds(term->comparison, x, sqlite3_value_double(value)))
@@ -226,7 +239,9 @@ static int advance_search(faiss_cursor *c, char **message)
     if (c->given == c->neighbours)
         state = BEYOND;
     while (state == BEFORE) {
-        int rc = search_next(&c->search, &c->hit, message);
+        int rc = c->origin == FROM_PUBLISHED
+                     ? published_search_next(c->published, &c->hit, &c->id, message)
+                     : search_next(&c->search, &c->hit, message);
         if (rc != SQLITE_ROW && rc != SQLITE_DONE)
             return rc;
         c->score = c->hit.score;
@@ -249,9 +264,9 @@ static int advance_index(faiss_cursor *c)
 
 static int advance(faiss_cursor *c, char **message)
 {
-    int rc = c->origin == FROM_SEARCH  ? advance_search(c, message)
+    int rc = c->origin == FROM_SOURCE  ? advance_source(c, message)
              : c->origin == FROM_INDEX ? advance_index(c)
-                                       : advance_source(c, message);
+                                       : advance_search(c, message);
     c->given++;
     return rc;
 }
@@ -295,7 +310,7 @@ static int define_by_arguments(faiss_cursor *c, sqlite3_value **argv, char **mes
     int rc = snapshot_define(table_of(c)->connection, database, table, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
-    if (c->snapshot.tracked && !definition_equal(&fresh, &c->definition))
+    if ((c->snapshot.tracked || c->published) && !definition_equal(&fresh, &c->definition))
         close_snapshot(c);
     definition_clear(&c->definition);
     c->definition = fresh;
@@ -329,7 +344,7 @@ static int open_snapshot(faiss_cursor *c, sqlite3_value **argv, char **message)
             return rc;
         d = &c->definition;
     }
-    if (c->snapshot.tracked)
+    if (c->snapshot.tracked || d->through)
         return SQLITE_OK;
     int rc = snapshot_open(t->connection, d, &c->snapshot, message);
     return rc == SQLITE_OK ? select_columns(c) : rc;
@@ -397,8 +412,8 @@ static int bounds_are_far(const faiss_cursor *c)
 {
     for (int i = 0; i < c->plan.term_count; i++) {
         const plan_term *term = &c->plan.terms[i];
-        int grows = term->on == PLAN_ON_DISTANCE ||
-                    c->snapshot.tracked->asked.metric == METRIC_KIND_L2;
+        int grows =
+            term->on == PLAN_ON_DISTANCE || c->snapshot.tracked->asked.metric == METRIC_KIND_L2;
         int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
         if (c->bounds[i] && grows != from_above)
             return 0;
@@ -497,6 +512,18 @@ static int read_arguments(faiss_cursor *c, sqlite3_value **argv, vector *query, 
     return rc;
 }
 
+/* Whichever way the plan goes, a search: what it looks up SQLite filters. */
+static int filter_published(faiss_cursor *c, sqlite3_value **argv, vector *query, char **message)
+{
+    published_search_close(c->published);
+    c->published = NULL;
+    c->origin = FROM_PUBLISHED;
+    if (c->plan.kind == PLAN_POINT)
+        c->plan.kind = PLAN_STREAM;
+    return published_search_open(c->definition.through, table_of(c)->connection, query,
+                                 c->neighbours, first_depth(c, argv), &c->published, message);
+}
+
 static int choose_origin(faiss_cursor *c)
 {
     int has_rowid = c->snapshot.source->rowid != NULL;
@@ -517,6 +544,11 @@ static int filter_rows(faiss_cursor *c, sqlite3_value **argv, char **message)
         rc = read_arguments(c, argv, &query, message);
     if (rc == SQLITE_OK)
         rc = keep_bounds(c, argv);
+    if (rc == SQLITE_OK && c->definition.through) {
+        rc = filter_published(c, argv, &query, message);
+        vector_clear(&query);
+        return rc;
+    }
     if (rc == SQLITE_OK)
         rc = make_filter(c, argv, &f, message);
     if (rc == SQLITE_OK) {
@@ -569,6 +601,10 @@ static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
         sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_ID));
         return SQLITE_OK;
     }
+    if (c->origin == FROM_PUBLISHED) {
+        value_to_result(context, &c->id);
+        return SQLITE_OK;
+    }
     row_value id;
     int rc = snapshot_hit_id(&c->snapshot, &c->hit, &id, message);
     if (rc == SQLITE_OK)
@@ -578,6 +614,8 @@ static int column_id(faiss_cursor *c, sqlite3_context *context, char **message)
 
 static int column_embedding(faiss_cursor *c, sqlite3_context *context, char **message)
 {
+    if (c->origin == FROM_PUBLISHED)
+        return published_search_embedding(c->published, &c->hit, context, message);
     if (c->origin != FROM_SOURCE)
         return snapshot_hit_embedding(&c->snapshot, &c->hit, context, message);
     sqlite3_result_value(context, sqlite3_column_value(c->rows, SOURCE_COLUMN_EMBEDDING));
@@ -610,8 +648,7 @@ int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int colum
     else if (column == p->score && is_scored(c))
         sqlite3_result_double(context, c->score);
     else if (column == p->distance && is_scored(c))
-        sqlite3_result_double(context,
-                              vector_distance(c->snapshot.tracked->asked.metric, c->score));
+        sqlite3_result_double(context, vector_distance(metric_of(c), c->score));
     else if (column == p->vector)
         rc = column_embedding(c, context, &message);
     else if (column == p->neighbours && c->plan.kind == PLAN_KNN)
@@ -630,6 +667,8 @@ int cursor_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
     faiss_cursor *c = (faiss_cursor *)base;
     if (c->origin == FROM_SOURCE)
         *rowid = sqlite3_column_int64(c->rows, SOURCE_COLUMN_KEY);
+    else if (c->origin == FROM_PUBLISHED)
+        *rowid = c->given; /* of no row: the host's are not this connection's */
     else if (c->snapshot.version->kept_values)
         *rowid = c->hit.key + 1; /* the number of the row, counted from 1 like rowids */
     else

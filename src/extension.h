@@ -1,5 +1,5 @@
 /*
-** The entry point.
+** The entry points.
 */
 #ifndef EXTENSION_H
 #define EXTENSION_H
@@ -13,5 +13,12 @@
 ** since the process's indexes outlive the connection.
 */
 int sqlite3_faiss_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
+
+/*
+** Loaded by a server on a connection that runs nobody else's SQL, as in
+** load_extension('faiss', 'sqlite3_faiss_host_init'): the same, and the functions with which
+** tables of this connection are published to the others of the process (host.h).
+*/
+int sqlite3_faiss_host_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
 
 #endif

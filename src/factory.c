@@ -7,12 +7,12 @@
 #include "message.h"
 
 enum {
-    ROWS_LEAST = 100,           /* below, an index only adds to the work */
-    POINTS_LEAST = 39,          /* that k-means wants for each centroid, or FAISS warns … */
-    POINTS_ENOUGH = 64,         /* … and that it is given */
-    SAMPLE_LEAST = 16384,       /* for whatever is learned but centroids */
-    OPQ_CENTROIDS = 256,        /* in each part, whatever the code after it */
-    LISTS_MOST = 1 << 20,       /* FAISS makes room for all of them at once */
+    ROWS_LEAST = 100,     /* below, an index only adds to the work */
+    POINTS_LEAST = 39,    /* that k-means wants for each centroid, or FAISS warns … */
+    POINTS_ENOUGH = 64,   /* … and that it is given */
+    SAMPLE_LEAST = 16384, /* for whatever is learned but centroids */
+    OPQ_CENTROIDS = 256,  /* in each part, whatever the code after it */
+    LISTS_MOST = 1 << 20, /* FAISS makes room for all of them at once */
     LINKS_MOST = 512,
     PQ_BITS = 8,
     PQ_BITS_MOST = 12,
@@ -181,8 +181,7 @@ static int read_lists(component c, index_kind *k)
         k->lists = k->lists <= LISTS_MOST / 1024 ? k->lists * 1024 : LISTS_MOST + 1;
     if (k->lists > LISTS_MOST)
         return 0;
-    if (accept(&c, "_HNSW") && !at_end(&c) &&
-        (!accept_number(&c, LINKS_MOST, &links) || links < 2))
+    if (accept(&c, "_HNSW") && !at_end(&c) && (!accept_number(&c, LINKS_MOST, &links) || links < 2))
         return 0;
     needs_centroids(k, k->lists);
     return at_end(&c);
@@ -254,7 +253,8 @@ static int read_components(const component *parts, int count, index_kind *k)
 int index_kind_parse(const char *text, vector_metric metric, index_kind *out, char **message)
 {
     component parts[COMPONENTS_MOST];
-    *out = (index_kind){.rows_least = ROWS_LEAST, .sample = SAMPLE_LEAST, .rerank = 1, .selects = 1};
+    *out =
+        (index_kind){.rows_least = ROWS_LEAST, .sample = SAMPLE_LEAST, .rerank = 1, .selects = 1};
     if (strcmp(text, "Flat") == 0)
         return refuse(text, "a table without the option index is exact, and faster than this",
                       message);
@@ -284,6 +284,7 @@ search_effort search_effort_of(const index_kind *kind, const search_effort *aske
     int lists = (int)ceil(1.5 * sqrt(kind->lists));
     return (search_effort){
         .ef_search = first_set(asked->ef_search, usual->ef_search, EF_SEARCH_USUAL),
-        .nprobe = first_set(asked->nprobe, usual->nprobe, lists < kind->lists ? lists : kind->lists + !kind->lists),
+        .nprobe = first_set(asked->nprobe, usual->nprobe,
+                            lists < kind->lists ? lists : kind->lists + !kind->lists),
         .rerank = first_set(asked->rerank, usual->rerank, kind->rerank)};
 }

@@ -126,8 +126,7 @@ int faiss_shim_reserve(FaissIndex *index, int64_t rows)
             h.levels.reserve(n);
             h.offsets.reserve(n + 1);
             /* One row in m has links on the level above, and so on. */
-            h.neighbors.owned_data.reserve(
-                n * static_cast<size_t>(h.nb_neighbors(0) + 2) + n / 8);
+            h.neighbors.owned_data.reserve(n * static_cast<size_t>(h.nb_neighbors(0) + 2) + n / 8);
             inner = graph->storage;
         }
         if (auto *codes = dynamic_cast<faiss::IndexFlatCodes *>(inner))

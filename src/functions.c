@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "json.h"
+#include "published.h"
 #include "snapshot.h"
 #include "search.h"
 
@@ -74,14 +75,15 @@ static int append_neighbour(sqlite3_str *json, const row_value *id, const float 
 
 /* ---- faiss_search, faiss_search_with_scores ---- */
 
-static int append_hits(snapshot *s, search *found, sqlite3_int64 k, int with_scores,
-                       sqlite3_str *json, char **message)
+/* Append the first k rows of an exact walk or (`walk` NULL) of an approximate search. */
+static int append_hits(snapshot *s, index_walk *walk, search *found, sqlite3_int64 k,
+                       int with_scores, sqlite3_str *json, char **message)
 {
     char *row = sqlite3_mprintf("in %s.%s", s->source->schema, s->source->table);
     index_hit hit;
     int rc = row ? SQLITE_OK : SQLITE_NOMEM;
     for (int64_t i = 0; rc == SQLITE_OK && i < k; i++) {
-        rc = search_next(found, &hit, message);
+        rc = walk ? index_walk_at(walk, i, &hit, message) : search_next(found, &hit, message);
         if (rc != SQLITE_ROW)
             break;
         row_value id;
@@ -93,31 +95,101 @@ static int append_hits(snapshot *s, search *found, sqlite3_int64 k, int with_sco
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
-static int search_to_json(connection *c, const definition *d, vector *query, sqlite3_int64 k,
+/* The array of the nearest rows, with the help of an approximate index. */
+static int append_approximate(snapshot *s, const vector *query, sqlite3_int64 k, int with_scores,
+                              sqlite3_str *json, char **message)
+{
+    const definition *asked = &s->tracked->asked;
+    search_effort effort = search_effort_of(&asked->kind, &(search_effort){0}, &asked->effort);
+    search found = {0};
+    filter none = {0};
+    vector copy = {0};
+    int rc = vector_copy(query, &copy);
+    if (rc == SQLITE_OK)
+        rc = search_begin(&found, s, &none, &copy, k, &effort, message);
+    sqlite3_str_appendchar(json, 1, '[');
+    if (rc == SQLITE_OK)
+        rc = append_hits(s, NULL, &found, k, with_scores, json, message);
+    sqlite3_str_appendchar(json, 1, ']');
+    search_close(&found);
+    vector_clear(&copy);
+    return rc;
+}
+
+/* The array of the nearest rows. */
+static int append_nearest(snapshot *s, index_version *v, const vector *query, sqlite3_int64 k,
+                          int with_scores, sqlite3_str *json, char **message)
+{
+    if (*s->tracked->asked.kind.text && v->rows > 0)
+        return append_approximate(s, query, k, with_scores, json, message);
+    index_walk *walk = NULL;
+    vector_reader reader = vector_reader_of(s);
+    int rc = SQLITE_OK;
+    sqlite3_str_appendchar(json, 1, '[');
+    if (v->rows > 0)
+        rc = index_walk_open(v, query->x, NULL, k, &reader, &walk, message);
+    if (walk)
+        rc = append_hits(s, walk, NULL, k, with_scores, json, message);
+    sqlite3_str_appendchar(json, 1, ']');
+    index_walk_close(walk);
+    return rc;
+}
+
+/* The same where the index was found to differ from the source. */
+static int append_nearest_anew(snapshot *s, const vector *query, sqlite3_int64 k, int with_scores,
+                               sqlite3_str *json, char **message)
+{
+    index_version *v;
+    int rc = snapshot_compare(s, &v, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_begin_search(s, query->dimension, message);
+    if (rc == SQLITE_OK)
+        rc = append_nearest(s, v, query, k, with_scores, json, message);
+    s->answered = 1; /* a difference now is an error */
+    return rc == SQLITE_MISMATCH ? snapshot_compare(s, &v, message) : rc;
+}
+
+static int search_to_json(connection *c, const definition *d, const vector *query, sqlite3_int64 k,
                           int with_scores, sqlite3_str *json, char **message)
 {
     snapshot s;
     index_version *v;
-    search found = {0};
-    filter none = {0};
     int rc = snapshot_open(c, d, &s, message);
     if (rc == SQLITE_OK)
         rc = snapshot_index(&s, &v, message);
     if (rc == SQLITE_OK)
         rc = snapshot_begin_search(&s, query->dimension, message);
-    sqlite3_str_appendchar(json, 1, '[');
-    if (rc == SQLITE_OK && v->rows > 0) {
-        const definition *asked = &s.tracked->asked;
-        search_effort effort =
-            search_effort_of(&asked->kind, &(search_effort){0}, &asked->effort);
-        rc = search_begin(&found, &s, &none, query, k, *asked->kind.text ? &effort : NULL, message);
-        if (rc == SQLITE_OK)
-            rc = append_hits(&s, &found, k, with_scores, json, message);
+    if (rc == SQLITE_OK)
+        rc = append_nearest(&s, v, query, k, with_scores, json, message);
+    if (rc == SQLITE_MISMATCH) {
+        sqlite3_str_reset(json);
+        rc = append_nearest_anew(&s, query, k, with_scores, json, message);
     }
-    sqlite3_str_appendchar(json, 1, ']');
-    search_close(&found);
     snapshot_close(&s);
     return rc;
+}
+
+/* The same in what another connection has published. */
+static int search_published(connection *c, const definition *d, vector *query, sqlite3_int64 k,
+                            int with_scores, sqlite3_str *json, char **message)
+{
+    published_search *s;
+    index_hit hit;
+    row_value id;
+    char *row = sqlite3_mprintf("in %s.%s", d->schema, d->table);
+    int rc = row ? published_search_open(d->through, c, query, k, k, &s, message) : SQLITE_NOMEM;
+    sqlite3_str_appendchar(json, 1, '[');
+    if (rc == SQLITE_OK) {
+        while ((rc = published_search_next(s, &hit, &id, message)) == SQLITE_ROW) {
+            rc = append_neighbour(json, &id, with_scores ? &hit.score : NULL, row, message);
+            if (rc != SQLITE_OK)
+                break;
+        }
+        published_search_close(s);
+    }
+    sqlite3_str_appendchar(json, 1, ']');
+    sqlite3_free(row);
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
 static void search_function(sqlite3_context *context, sqlite3_value **argv, int with_scores)
@@ -142,7 +214,8 @@ static void search_function(sqlite3_context *context, sqlite3_value **argv, int 
     if (rc == SQLITE_OK)
         rc = snapshot_define(c, database, table, &d, &message);
     if (rc == SQLITE_OK)
-        rc = search_to_json(c, &d, &query, k, with_scores, json, &message);
+        rc = d.through ? search_published(c, &d, &query, k, with_scores, json, &message)
+                       : search_to_json(c, &d, &query, k, with_scores, json, &message);
     if (rc == SQLITE_OK) {
         result_json(context, json);
     } else {

@@ -31,10 +31,10 @@ struct growth {
     pthread_mutex_t lock; /* guards what follows, and `coverage` of the versions */
     approximate *current;
     size_t bytes;
-    coverage *latest; /* the last that was made, to make the next one from */
-    char *failure;    /* why FAISS did not make one */
-    int64_t done, total; /* rows of the construction */
-    atomic_flag working; /* a thread is at it … */
+    coverage *latest;        /* the last that was made, to make the next one from */
+    char *failure;           /* why FAISS did not make one */
+    int64_t done, total;     /* rows of the construction */
+    atomic_flag working;     /* a thread is at it … */
     construction *under_way; /* … which alone touches this */
 };
 
@@ -103,10 +103,16 @@ static void shuffle(uint32_t *todo, int64_t count)
     }
 }
 
-static const float *vector_at(const index_version *v, int64_t position, int *s, int *slot)
+/* Copy the vector at a position, whose place is told as well. */
+static int copy_vector(const index_version *v, int64_t position, float *to, int *s, int *slot,
+                       char **message)
 {
     index_locate(v, position, s, slot);
-    return segment_vector(v->segments[*s], *slot);
+    const float *x = segment_vector(v->segments[*s], *slot);
+    memcpy(to, x, (size_t)v->dimension * sizeof *x);
+    if (approximate_takes(x, v->dimension))
+        return SQLITE_OK;
+    return set_message(message, sqlite3_mprintf("vectors longer than 1e15"));
 }
 
 /* Train on rows from all over the list, always the same ones. */
@@ -124,12 +130,12 @@ static int train(construction *c, const index_kind *kind, index_check *check, vo
         return SQLITE_NOMEM;
     int rc = SQLITE_OK, s, slot;
     int64_t stride = c->count / n;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; rc == SQLITE_OK && i < n; i++) {
         int64_t off = (int64_t)((uint32_t)i * 2654435761u % (uint64_t)stride); /* Knuth's hash */
-        memcpy(sample + (size_t)i * d,
-               vector_at(c->from, c->todo[c->count * i / n + off], &s, &slot), d * sizeof *sample);
+        rc = copy_vector(c->from, c->todo[c->count * i / n + off], sample + (size_t)i * d, &s,
+                         &slot, message);
     }
-    if (check)
+    if (rc == SQLITE_OK && check)
         rc = check(argument, message);
     if (rc == SQLITE_OK)
         rc = approximate_train(c->made, sample, (int)n, check, argument, message);
@@ -149,15 +155,21 @@ static int make_room(construction *c)
 
 /* Begin: where there is an index, with what it has learned; where `lacking` says which
 ** rows it lacks, with its rows, too. */
-static int construction_open(const index_version *v, const index_kind *kind, const approximate *like,
-                             const coverage *lacking, index_check *check, void *argument,
-                             construction **out, char **message)
+static int construction_open(const index_version *v, const index_kind *kind,
+                             const approximate *like, const coverage *lacking, index_check *check,
+                             void *argument, construction **out, char **message)
 {
     *out = NULL;
     construction *c = sqlite3_malloc64(sizeof *c);
     if (!c)
         return SQLITE_NOMEM;
     memset(c, 0, sizeof *c);
+    for (int i = 0; i < v->segment_count; i++) {
+        if (!segment_has_vectors(v->segments[i])) {
+            sqlite3_free(c);
+            return set_message(message, sqlite3_mprintf("the vectors are not in memory"));
+        }
+    }
     c->from = rows_of(v);
     int learned = like && (lacking || kind->is_trained);
     int rc = c->from ? list_rows(c, lacking) : SQLITE_NOMEM;
@@ -184,14 +196,15 @@ static int construction_step(construction *c, char **message)
 {
     const index_version *v = c->from;
     size_t d = (size_t)v->dimension;
-    int n = 0, s, slot;
-    for (; n < c->slice && c->next + n < c->count; n++) {
-        const float *x = vector_at(v, c->todo[c->next + n], &s, &slot);
-        memcpy(c->vectors + (size_t)n * d, x, d * sizeof *x);
+    int n = 0, rc = SQLITE_OK, s, slot;
+    for (; rc == SQLITE_OK && n < c->slice && c->next + n < c->count; n++) {
+        rc = copy_vector(v, c->todo[c->next + n], c->vectors + (size_t)n * d, &s, &slot, message);
         c->keys[n] = v->kept_values ? 0 : segment_key(v->segments[s], slot);
         c->hashes[n] = segment_hash(v->segments[s], slot);
     }
     c->next += n;
+    if (rc != SQLITE_OK)
+        return rc;
     return n ? approximate_add(c->made, c->vectors, c->keys, c->hashes, n, message) : SQLITE_OK;
 }
 
@@ -406,13 +419,16 @@ void growth_improve(index_version *v, const index_kind *kind, const coverage *c)
     growth *g = v->tuning->growth;
     char *message = NULL;
     int rc = SQLITE_OK;
-    if (!c || !take_turn(g))
+    pthread_mutex_lock(&g->lock);
+    int failed = g->failure != NULL;
+    pthread_mutex_unlock(&g->lock);
+    if (!c || failed || !take_turn(g))
         return;
     /* Only who has the turn replaces the current one. */
     int anew = is_mostly_dead(c), wants = anew || c->missing > missing_allowed(v);
     if (!g->under_way && c->of == g->current && wants)
-        rc = construction_open(v, kind, c->of, anew ? NULL : c, NULL, NULL, &g->under_way,
-                               &message);
+        rc =
+            construction_open(v, kind, c->of, anew ? NULL : c, NULL, NULL, &g->under_way, &message);
     if (rc == SQLITE_OK && g->under_way)
         rc = construction_step(g->under_way, &message);
     if (rc != SQLITE_OK)

@@ -54,8 +54,8 @@ typedef struct index_version {
     size_t made_bytes;    /* of the segments that were made for it */
     int segment_count, main_count, capacity;
     segment **segments;
-    int64_t *starts;   /* the position of each segment's first slot */
-    dead_slots **dead; /* of each segment, NULL for none */
+    int64_t *starts;           /* the position of each segment's first slot */
+    dead_slots **dead;         /* of each segment, NULL for none */
     struct coverage *coverage; /* by an approximate index; growth.c guards it */
 } index_version;
 
@@ -99,10 +99,6 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
 ** `left_out` is the number of rows that were not added since they are malformed. */
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
 void index_builder_close(index_builder *b);
-
-/* Called about every 4 MB of vectors in long work; ends it by returning other than
-** SQLITE_OK. */
-typedef int index_check(void *argument, char **message);
 
 /* The key of a slot: the rowid, or the number of the row where values are kept. */
 int64_t index_key(const index_version *v, int segment, int slot);

@@ -4,6 +4,7 @@
 
 #include "batch.h"
 #include "message.h"
+#include "published.h"
 #include "snapshot.h"
 #include "table.h"
 #include "sql_text.h"
@@ -31,7 +32,9 @@ typedef struct neighbors_table {
 /* Stands on the i-th neighbour of a row. */
 typedef struct neighbors_cursor {
     sqlite3_vtab_cursor base;
-    snapshot snapshot;
+    definition definition;
+    snapshot snapshot;        /* of a source of this connection … */
+    published_rows published; /* … or what another one publishes */
     neighbour_batch *batch;
     sqlite3_int64 k;
     int64_t row, rows; /* the row at hand, by number; all rows */
@@ -103,6 +106,8 @@ static void forget(neighbors_cursor *c)
 {
     neighbour_batch_close(c->batch);
     snapshot_close(&c->snapshot);
+    published_rows_close(&c->published);
+    definition_clear(&c->definition);
     c->batch = NULL;
     c->row = c->rows = c->i = c->count = 0;
 }
@@ -131,7 +136,9 @@ static int find(neighbors_cursor *c, char **message)
             break;
         c->row++;
     }
-    return rc;
+    c->snapshot.answered = 1; /* to find some rows' neighbours all rows were read */
+    index_version *v;
+    return rc == SQLITE_MISMATCH ? snapshot_compare(&c->snapshot, &v, message) : rc;
 }
 
 static int neighbors_next(sqlite3_vtab_cursor *base)
@@ -146,6 +153,48 @@ static int neighbors_next(sqlite3_vtab_cursor *base)
     return table_failure(base->pVtab, rc, message);
 }
 
+static const index_version *version_of(const neighbors_cursor *c)
+{
+    return c->definition.through ? c->published.detached.version : c->snapshot.version;
+}
+
+/* Make ready for the neighbours of all rows of the version. */
+static int open_batch(neighbors_cursor *c, snapshot *s, char **message)
+{
+    vector_reader reader = vector_reader_of(s);
+    c->rows = s->version->rows;
+    return c->rows ? neighbour_batch_open(s->version, c->k, &reader, &c->batch, message)
+                   : SQLITE_OK;
+}
+
+/* The same for the rows of the snapshot. */
+static int begin_batch(neighbors_cursor *c, char **message)
+{
+    index_version *v;
+    int rc = snapshot_index_in_order(&c->snapshot, &v, message);
+    if (rc == SQLITE_OK && v->rows > 0)
+        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
+    return rc == SQLITE_OK ? open_batch(c, &c->snapshot, message) : rc;
+}
+
+static int begin_own(neighbors_cursor *c, connection *owner, char **message)
+{
+    index_version *v;
+    int rc = snapshot_open(owner, &c->definition, &c->snapshot, message);
+    if (rc == SQLITE_OK)
+        rc = begin_batch(c, message);
+    if (rc != SQLITE_MISMATCH)
+        return rc;
+    rc = snapshot_compare(&c->snapshot, &v, message);
+    return rc == SQLITE_OK ? begin_batch(c, message) : rc;
+}
+
+static int begin_published(neighbors_cursor *c, connection *owner, char **message)
+{
+    int rc = published_rows_open(c->definition.through, owner, &c->published, message);
+    return rc == SQLITE_OK ? open_batch(c, &c->published.detached, message) : rc;
+}
+
 static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
 {
     connection *owner = ((neighbors_table *)c->base.pVtab)->connection;
@@ -156,22 +205,12 @@ static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
             message,
             sqlite3_mprintf("faiss_neighbors: database and table must be names, not NULL"));
     }
-    definition d = {0};
-    index_version *v;
+    definition *d = &c->definition;
     int rc = neighbours_from_value(argv[2], &c->k, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_define(owner, database, table, &d, message);
+        rc = snapshot_define(owner, database, table, d, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_open(owner, &d, &c->snapshot, message);
-    if (rc == SQLITE_OK)
-        rc = snapshot_index_in_order(&c->snapshot, &v, message);
-    if (rc == SQLITE_OK && v->rows > 0)
-        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
-    if (rc == SQLITE_OK && v->rows > 0) {
-        rc = neighbour_batch_open(v, c->k, snapshot_poll, &c->snapshot, &c->batch, message);
-        c->rows = v->rows;
-    }
-    definition_clear(&d);
+        rc = d->through ? begin_published(c, owner, message) : begin_own(c, owner, message);
     return rc == SQLITE_OK ? find(c, message) : rc;
 }
 
@@ -201,7 +240,11 @@ static int column_id(neighbors_cursor *c, const index_hit *hit, sqlite3_context 
                      char **message)
 {
     row_value id;
-    int rc = snapshot_hit_id(&c->snapshot, hit, &id, message);
+    int rc = SQLITE_OK;
+    if (c->definition.through)
+        id = published_rows_id(&c->published, hit);
+    else
+        rc = snapshot_hit_id(&c->snapshot, hit, &id, message);
     if (rc == SQLITE_OK)
         value_to_result(context, &id);
     return rc;
@@ -216,7 +259,7 @@ static int neighbors_column(sqlite3_vtab_cursor *base, sqlite3_context *context,
     int rc = SQLITE_OK;
     switch (column) {
     case COLUMN_ID:
-        own = index_row(c->snapshot.version, c->row);
+        own = index_row(version_of(c), c->row);
         rc = column_id(c, &own, context, &message);
         break;
     case COLUMN_NEIGHBOR:
@@ -226,14 +269,13 @@ static int neighbors_column(sqlite3_vtab_cursor *base, sqlite3_context *context,
         sqlite3_result_double(context, hit->score);
         break;
     case COLUMN_DISTANCE:
-        sqlite3_result_double(context,
-                              vector_distance(c->snapshot.tracked->asked.metric, hit->score));
+        sqlite3_result_double(context, vector_distance(c->definition.metric, hit->score));
         break;
     case COLUMN_DATABASE:
-        sqlite3_result_text(context, c->snapshot.source->schema, -1, SQLITE_TRANSIENT);
+        sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);
         break;
     case COLUMN_TABLE:
-        sqlite3_result_text(context, c->snapshot.source->table, -1, SQLITE_TRANSIENT);
+        sqlite3_result_text(context, c->definition.table, -1, SQLITE_TRANSIENT);
         break;
     default:
         sqlite3_result_int64(context, c->k);

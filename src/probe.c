@@ -22,32 +22,34 @@ struct probe {
     search_effort effort;
     float *asked; /* the query as it was asked … */
     float *query; /* … and as the metric stores vectors */
-    index_check *check;
-    void *check_argument;
-    row_set set; /* the rows to come to; no bits: all */
+    vector_reader reader;
+    row_set set;       /* the rows to come to; no bits: all */
     uint64_t *allowed; /* their places; NULL: all places of the index */
     int64_t places;    /* how many that are */
     int64_t rows;      /* all to come to */
     hit_list hits;     /* so far, in the order in which they come */
     row_set given;     /* the same ones */
     int64_t depth;     /* the runs so far were to find so many */
-    index_walk *rest;  /* behind the hits */
+    row_set left;      /* the other ones, … */
+    index_walk *rest;  /* … which come behind the hits */
 };
 
 /* ---- what pays ---- */
 
-int probe_pays(const coverage *c, const index_version *v, const row_set *set, int64_t depth,
-               const search_effort *effort)
+int probe_pays(const coverage *c, const index_version *v, const float *query, const row_set *set,
+               int64_t depth, const search_effort *effort)
 {
     int64_t rows = set ? set->count : v->rows, wanted = depth < 0 ? PROBE_SOME : depth;
+    if (v->metric != METRIC_KIND_COSINE && !approximate_takes(query, v->dimension))
+        return 0;
     if (wanted == 0 || wanted > rows / REST_SHARE || rows == 0 || c->covered == 0)
         return 0;
     double one_in = (double)v->rows / (double)rows;
     double candidates = (double)wanted * effort->rerank;
     if (candidates > (double)rows)
         return 0;
-    double cost = approximate_cost(approximate_kind(c->of), v->rows, (int64_t)candidates, effort,
-                                   one_in);
+    double cost =
+        approximate_cost(approximate_kind(c->of), v->rows, (int64_t)candidates, effort, one_in);
     return cost + (double)c->missing < (double)rows;
 }
 
@@ -58,7 +60,8 @@ static int allow_set(probe *p, const row_set *set)
 {
     enum { WORD_BITS = 64 };
     const index_version *v = p->version;
-    size_t bytes = ((size_t)approximate_count(p->coverage->of) / WORD_BITS + 1) * sizeof *p->allowed;
+    size_t bytes =
+        ((size_t)approximate_count(p->coverage->of) / WORD_BITS + 1) * sizeof *p->allowed;
     p->allowed = sqlite3_malloc64(bytes);
     if (!p->allowed)
         return SQLITE_NOMEM;
@@ -147,7 +150,7 @@ static int add_row(const probe *p, int s, int64_t slot, hit_list *to, char **mes
 {
     const index_version *v = p->version;
     index_hit hit = {0, s, (int)slot, index_key(v, s, (int)slot)};
-    int rc = segment_scores(v->segments[s], p->query, &slot, 1, &hit.score, message);
+    int rc = segment_scores(v->segments[s], &p->reader, p->query, &slot, 1, &hit.score, message);
     return rc == SQLITE_OK ? hits_add(to, &hit) : rc;
 }
 
@@ -171,9 +174,8 @@ static int list_missing(const probe *p, int s, int64_t *slots)
 static int add_missing(const probe *p, int64_t wanted, hit_list *to, char **message)
 {
     const index_version *v = p->version;
-    float worst = to->count >= wanted
-                      ? walk_rank_of(v->metric, to->at[wanted - 1].score)
-                      : INFINITY;
+    float worst =
+        to->count >= wanted ? walk_rank_of(v->metric, to->at[wanted - 1].score) : INFINITY;
     int rc = SQLITE_OK;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         int most = p->coverage->covers[s]->missing_count;
@@ -182,8 +184,8 @@ static int add_missing(const probe *p, int64_t wanted, hit_list *to, char **mess
         int64_t *slots = sqlite3_malloc64((sqlite3_uint64)most * sizeof *slots);
         float *scores = sqlite3_malloc64((sqlite3_uint64)most * sizeof *scores);
         int count = slots ? list_missing(p, s, slots) : 0;
-        rc = slots && scores ? segment_scores(v->segments[s], p->query, slots, count, scores,
-                                              message)
+        rc = slots && scores ? segment_scores(v->segments[s], &p->reader, p->query, slots, count,
+                                              scores, message)
                              : SQLITE_NOMEM;
         for (int i = 0; rc == SQLITE_OK && i < count; i++) {
             index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
@@ -212,10 +214,10 @@ static int search_index(const probe *p, int64_t wanted, int64_t *places, float *
     int64_t k = wanted;
     if (!approximate_kind(a)->selects)
         k = (int64_t)((double)wanted * one_in * 1.5) + 1;
-    effort.ef_search = (int)(one_in * effort.ef_search < EFFORT_MOST ? one_in * effort.ef_search
-                                                                     : EFFORT_MOST);
-    effort.nprobe = (int)(one_in * effort.nprobe < EFFORT_MOST ? one_in * effort.nprobe
-                                                               : EFFORT_MOST);
+    effort.ef_search =
+        (int)(one_in * effort.ef_search < EFFORT_MOST ? one_in * effort.ef_search : EFFORT_MOST);
+    effort.nprobe =
+        (int)(one_in * effort.nprobe < EFFORT_MOST ? one_in * effort.nprobe : EFFORT_MOST);
     for (int times = 0;; times++) {
         k = k < room ? k : room;
         int rc = approximate_search(a, p->query, k, &effort, selection(p), scores, places, found,
@@ -292,28 +294,26 @@ static int run(probe *p, int64_t depth, char **message)
     }
     p->depth = depth;
     sqlite3_free(fresh.at);
-    return rc == SQLITE_OK && p->check ? p->check(p->check_argument, message) : rc;
+    return rc == SQLITE_OK && p->reader.check ? p->reader.check(p->reader.argument, message) : rc;
 }
 
 /* Everything that was not given, one by one. */
 static int begin_rest(probe *p, char **message)
 {
     const index_version *v = p->version;
-    row_set left;
-    int rc = row_set_open(&left, v);
+    int rc = row_set_open(&p->left, v);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
             int64_t position = v->starts[s] + slot;
             if (p->set.bits ? row_set_has(&p->set, position) : !index_is_dead(v, s, slot)) {
                 if (!is_given(p, s, slot))
-                    row_set_add(&left, position);
+                    row_set_add(&p->left, position);
             }
         }
     }
     if (rc == SQLITE_OK)
-        rc = index_walk_open(p->version, p->asked, &left, WALK_UNKNOWN, p->check, p->check_argument,
-                                   &p->rest, message);
-    row_set_close(&left);
+        rc = index_walk_open(p->version, p->asked, &p->left, WALK_UNKNOWN, &p->reader, &p->rest,
+                             message);
     return rc;
 }
 
@@ -333,7 +333,7 @@ static int begin(probe *p, int64_t depth, char **message)
 }
 
 int probe_open(index_version *v, coverage *c, const search_effort *effort, const float *query,
-               const row_set *set, int64_t depth, index_check *check, void *argument, probe **out,
+               const row_set *set, int64_t depth, const vector_reader *reader, probe **out,
                char **message)
 {
     *out = NULL;
@@ -344,8 +344,7 @@ int probe_open(index_version *v, coverage *c, const search_effort *effort, const
     p->version = index_retain(v);
     p->coverage = coverage_retain(c);
     p->effort = *effort;
-    p->check = check;
-    p->check_argument = argument;
+    p->reader = *reader;
     size_t bytes = (size_t)v->dimension * sizeof *query;
     p->asked = sqlite3_malloc64(bytes);
     p->query = sqlite3_malloc64(bytes);
@@ -372,7 +371,7 @@ int probe_at(probe *p, int64_t i, index_hit *hit, char **message)
         return SQLITE_DONE;
     int rc = SQLITE_OK;
     while (rc == SQLITE_OK && i >= p->hits.count && !p->rest) {
-        int short_of_it = p->hits.count < p->depth, deep = p->depth > p->rows / REST_SHARE;
+        int short_of_it = p->hits.count<p->depth, deep = p->depth> p->rows / REST_SHARE;
         rc = short_of_it || deep ? begin_rest(p, message) : run(p, 2 * p->depth, message);
     }
     if (rc != SQLITE_OK)
@@ -392,6 +391,7 @@ void probe_close(probe *p)
     index_release(p->version);
     row_set_close(&p->set);
     row_set_close(&p->given);
+    row_set_close(&p->left);
     sqlite3_free(p->allowed);
     sqlite3_free(p->hits.at);
     sqlite3_free(p->asked);

@@ -18,12 +18,12 @@ typedef struct probe probe;
 /* Whether an approximate search is worth it for so many rows (PROBE_SOME: one cannot tell) of
 ** the version, or of a set; otherwise scoring them all is as fast, and exact. */
 enum { PROBE_SOME = 32 };
-int probe_pays(const coverage *c, const index_version *v, const row_set *set, int64_t depth,
-               const search_effort *effort);
+int probe_pays(const coverage *c, const index_version *v, const float *query, const row_set *set,
+               int64_t depth, const search_effort *effort);
 
 /* Begin; arguments as for index_walk_open(). `effort` is complete. */
 int probe_open(index_version *v, coverage *c, const search_effort *effort, const float *query,
-               const row_set *set, int64_t depth, index_check *check, void *argument, probe **out,
+               const row_set *set, int64_t depth, const vector_reader *reader, probe **out,
                char **message);
 
 /* The i-th row (from 0); i grows by at most one from call to call, or goes back.

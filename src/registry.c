@@ -19,10 +19,12 @@ typedef struct published_version {
 
 struct registry_entry {
     registry_entry *next;
+    uint64_t serial;
     int users;
+    int offers;     /* publications among the users */
     time_t left_at; /* when the last user left */
     registry_database database;
-    char *table, *id, *embedding;
+    char *table, *id, *embedding, *path;
     vector_metric metric;
     index_kind kind;
     int strict, dimension, kept_values;
@@ -52,7 +54,7 @@ static int same_text(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
-static int same_database(const registry_database *a, const registry_database *b)
+int registry_same_database(const registry_database *a, const registry_database *b)
 {
     return a->owner == b->owner && a->device == b->device && a->inode == b->inode &&
            strcmp(a->schema, b->schema) == 0;
@@ -60,9 +62,10 @@ static int same_database(const registry_database *a, const registry_database *b)
 
 static int entry_matches(const registry_entry *e, const registry_key *key)
 {
-    return same_database(&e->database, &key->database) && same_text(e->table, key->table) &&
-           same_text(e->id, key->id) && same_text(e->embedding, key->embedding) &&
-           e->metric == key->metric && e->strict == key->strict && e->dimension == key->dimension &&
+    return registry_same_database(&e->database, &key->database) &&
+           same_text(e->table, key->table) && same_text(e->id, key->id) &&
+           same_text(e->embedding, key->embedding) && e->metric == key->metric &&
+           e->strict == key->strict && e->dimension == key->dimension &&
            e->kept_values == key->kept_values && index_kind_equal(&e->kind, &key->kind);
 }
 
@@ -78,15 +81,20 @@ static void entry_free(registry_entry *e)
     sqlite3_free(e->table);
     sqlite3_free(e->id);
     sqlite3_free(e->embedding);
+    sqlite3_free(e->path);
     sqlite3_free(e);
 }
 
 static registry_entry *entry_new(const registry_key *key)
 {
+    static atomic_uint_fast64_t serials;
     registry_entry *e = sqlite3_malloc64(sizeof *e);
+    int has_path = key->path && *key->path;
     if (!e)
         return NULL;
-    *e = (registry_entry){.database = key->database,
+    *e = (registry_entry){.serial = atomic_fetch_add(&serials, 1) + 1,
+                          .database = key->database,
+                          .path = has_path ? sqlite3_mprintf("%s", key->path) : NULL,
                           .table = sqlite3_mprintf("%s", key->table),
                           .id = key->id ? sqlite3_mprintf("%s", key->id) : NULL,
                           .embedding = sqlite3_mprintf("%s", key->embedding),
@@ -95,7 +103,7 @@ static registry_entry *entry_new(const registry_key *key)
                           .strict = key->strict,
                           .dimension = key->dimension,
                           .kept_values = key->kept_values};
-    if (e->table && e->embedding && (e->id || !key->id))
+    if (e->table && e->embedding && (e->id || !key->id) && (e->path || !has_path))
         return e;
     entry_free(e);
     return NULL;
@@ -235,6 +243,73 @@ void registry_leave(registry_entry *entry)
     registry_entry *expired = take_expired();
     pthread_mutex_unlock(&lock);
     free_all(expired);
+}
+
+/* ---- publications ---- */
+
+registry_entry *registry_offer(registry_entry *entry)
+{
+    if (!entry)
+        return NULL;
+    pthread_mutex_lock(&lock);
+    entry->users++;
+    entry->offers++;
+    pthread_mutex_unlock(&lock);
+    return entry;
+}
+
+void registry_withdraw(registry_entry *entry)
+{
+    if (!entry)
+        return;
+    pthread_mutex_lock(&lock);
+    entry->offers--;
+    pthread_mutex_unlock(&lock);
+    registry_leave(entry);
+}
+
+int registry_is_offered(registry_entry *entry)
+{
+    pthread_mutex_lock(&lock);
+    int offered = entry->offers > 0;
+    pthread_mutex_unlock(&lock);
+    return offered;
+}
+
+uint64_t registry_serial(const registry_entry *entry)
+{
+    return entry ? entry->serial : 0;
+}
+
+/* Take the entries out of the list that nobody uses. Called with the lock held. */
+static registry_entry *take_unused(void)
+{
+    registry_entry *unused = NULL, **link = &entries;
+    while (*link) {
+        registry_entry *e = *link;
+        if (e->users > 0) {
+            link = &e->next;
+        } else {
+            *link = e->next;
+            e->next = unused;
+            unused = e;
+        }
+    }
+    return unused;
+}
+
+int64_t registry_bytes_besides(const registry_entry *entry, int drop)
+{
+    int64_t bytes = 0;
+    pthread_mutex_lock(&lock);
+    registry_entry *unused = drop ? take_unused() : NULL;
+    for (const registry_entry *e = entries; e; e = e->next) {
+        if (e != entry && e->offers == 0 && current_of(e))
+            bytes += (int64_t)index_bytes(current_of(e));
+    }
+    pthread_mutex_unlock(&lock);
+    free_all(unused);
+    return bytes;
 }
 
 /* ---- versions ---- */
@@ -474,8 +549,11 @@ int registry_list(registry_line **lines, int *count)
                                 .kind = *e->kind.text ? growth_describe(current, &e->kind)
                                                       : sqlite3_mprintf("Flat"),
                                 .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
-                                .users = e->users};
-        rc = line->table && line->kind && line->live ? SQLITE_OK : SQLITE_NOMEM;
+                                .path = e->path ? sqlite3_mprintf("%s", e->path) : NULL,
+                                .users = e->users - e->offers,
+                                .serial = e->serial};
+        rc = line->table && line->kind && line->live && (line->path || !e->path) ? SQLITE_OK
+                                                                                 : SQLITE_NOMEM;
     }
     pthread_mutex_unlock(&lock);
     free_all(expired);
@@ -492,6 +570,7 @@ void registry_list_free(registry_line *lines, int count)
         sqlite3_free(lines[i].table);
         sqlite3_free(lines[i].kind);
         sqlite3_free(lines[i].live);
+        sqlite3_free(lines[i].path);
     }
     sqlite3_free(lines);
 }

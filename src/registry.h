@@ -33,6 +33,7 @@ typedef struct registry_key {
     int kept_values;     /* with each row */
     int has_integer_key; /* rowids do not change */
     uint64_t stamp;      /* of the file: its size and the time of its last change */
+    const char *path;    /* of the file, for faiss_indexes; NULL or "" if there is none */
 } registry_key;
 
 typedef struct registry_entry registry_entry;
@@ -45,6 +46,21 @@ registry_entry *registry_join(const registry_key *key);
 ** entries take no more than SQLITE_FAISS_LINGER_MB megabytes (512). It is looked
 ** after when another entry is joined, left or listed. */
 void registry_leave(registry_entry *entry);
+
+/* Count a publication as a user of the entry, so that it is kept as long; NULL for NULL. */
+registry_entry *registry_offer(registry_entry *entry);
+void registry_withdraw(registry_entry *entry);
+/* Whether a publication uses it. */
+int registry_is_offered(registry_entry *entry);
+
+/* A number that no other entry of this process has or had. */
+uint64_t registry_serial(const registry_entry *entry);
+
+int registry_same_database(const registry_database *a, const registry_database *b);
+
+/* Bytes of memory that the indexes take which no publication uses, this one left out.
+** Those that nobody uses are dropped, if `drop`. */
+int64_t registry_bytes_besides(const registry_entry *entry, int drop);
 
 /*
 ** What names a state of a live source: the last entry of its change log, whose tag
@@ -110,7 +126,9 @@ typedef struct registry_line {
     double build_seconds;
     char *kind; /* what answers searches now */
     char *live; /* "yes", or "no: " and why */
+    char *path; /* of the database file, NULL if it is none */
     int users;  /* connections */
+    uint64_t serial;
 } registry_line;
 
 /* Copy what is known about every entry that has a version. */

@@ -6,7 +6,9 @@ enum {
     ROWS_ALWAYS_SET = 2048,  /* a table so small that its rows are filtered in one go */
     VALUES_ALWAYS_SET = 100, /* a list so long that it should be built up once, not for each row */
     SET_SHARE = 8,           /* an index is read for up to an 8th of the rows … */
-    REFUSED_SHARE = 8        /* … and rows are tested until an 8th of them are refused */
+    REFUSED_SHARE = 8,       /* … and rows are tested until an 8th of them are refused */
+    TESTS_A_ROW = 2,         /* rows to find at first for each that is to pass a test … */
+    TESTS_LEAST = 32         /* … and in any case */
 };
 
 /* ---- the set ---- */
@@ -77,7 +79,7 @@ static int begin_set(search *s, char **message)
 
 /* ---- the walk ---- */
 
-static void close_walk(search *s)
+static void end_walk(search *s)
 {
     index_walk_close(s->walk);
     probe_close(s->probe);
@@ -85,37 +87,51 @@ static void close_walk(search *s)
     s->probe = NULL;
 }
 
+/* How many rows the walk will be read for. Where some do not pass the test, a search before
+** all are scored pays only by sketches. */
+static int64_t depth_of_walk(const search *s)
+{
+    int tests = s->filter.sql && !s->set_complete;
+    if (!tests)
+        return s->depth;
+    if (!index_walks_by_sketches(s->snapshot->version))
+        return WALK_UNKNOWN;
+    if (s->depth < TESTS_LEAST / TESTS_A_ROW) /* or unknown */
+        return TESTS_LEAST;
+    return s->depth < INT64_MAX / TESTS_A_ROW ? TESTS_A_ROW * s->depth : s->depth;
+}
+
 /* An approximate walk, if there can be one and it pays. */
-static int begin_probe(search *s, const row_set *set, int64_t depth, char **message)
+static int begin_probe(search *s, const row_set *set, const vector_reader *reader, char **message)
 {
     snapshot *in = s->snapshot;
     coverage *c = NULL;
+    int64_t depth = s->filter.sql && !set ? WALK_UNKNOWN : s->depth;
     int rc = s->is_approximate ? snapshot_coverage(in, &c, message) : SQLITE_OK;
-    if (rc == SQLITE_OK && c && probe_pays(c, in->version, set, depth, &s->effort))
-        rc = probe_open(in->version, c, &s->effort, s->query.x, set, depth, snapshot_poll, in,
-                        &s->probe, message);
+    if (rc == SQLITE_OK && c && probe_pays(c, in->version, s->query.x, set, depth, &s->effort))
+        rc = probe_open(in->version, c, &s->effort, s->query.x, set, depth, reader, &s->probe,
+                        message);
     return rc;
 }
 
 static int begin_walk(search *s, char **message)
 {
-    snapshot *in = s->snapshot;
     const row_set *set = s->set_complete ? &s->set : NULL;
-    int64_t depth = s->filter.sql && !set ? WALK_UNKNOWN : s->depth;
-    close_walk(s);
-    int rc = begin_probe(s, set, depth, message);
+    vector_reader reader = vector_reader_of(s->snapshot);
+    int64_t depth = depth_of_walk(s);
+    end_walk(s);
+    int rc = begin_probe(s, set, &reader, message);
     if (rc == SQLITE_OK && !s->probe)
-        rc = index_walk_open(in->version, s->query.x, set, depth, snapshot_poll, in, &s->walk,
+        rc = index_walk_open(s->snapshot->version, s->query.x, set, depth, &reader, &s->walk,
                              message);
-    if (rc == SQLITE_OK)
-        snapshot_improve(in);
+    if (rc == SQLITE_OK && s->is_approximate)
+        snapshot_improve(s->snapshot);
     return rc;
 }
 
 static int walk_at(search *s, int64_t i, index_hit *hit, char **message)
 {
-    return s->probe ? probe_at(s->probe, i, hit, message)
-                    : index_walk_at(s->walk, i, hit, message);
+    return s->probe ? probe_at(s->probe, i, hit, message) : index_walk_at(s->walk, i, hit, message);
 }
 
 static void forget_gathered(search *s)
@@ -127,8 +143,10 @@ static void forget_gathered(search *s)
     s->has_gathered = 0;
 }
 
+/* Only a walk needs the set. */
 static void forget_set(search *s)
 {
+    end_walk(s);
     row_set_close(&s->set);
     s->set_complete = 0;
 }
@@ -160,12 +178,28 @@ static int take_filter(search *s, filter *f, char **message)
     return rc == SQLITE_OK ? begin_set(s, message) : rc;
 }
 
+/* Begin again with rows as the source holds them: the index was found to differ. */
+static int begin_anew(search *s, char **message)
+{
+    index_version *v;
+    forget_set(s);
+    forget_gathered(s);
+    s->position = s->refused = s->given = 0;
+    int rc = snapshot_compare(s->snapshot, &v, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_begin_search(s->snapshot, s->query.dimension, message);
+    if (rc == SQLITE_OK && s->keys)
+        rc = sqlite3_reset(s->keys);
+    if (rc == SQLITE_OK && s->filter.sql)
+        rc = begin_set(s, message);
+    return rc == SQLITE_OK ? begin_walk(s, message) : rc;
+}
+
 static int same_effort(const search *s, const search_effort *effort)
 {
     return s->is_approximate == (effort != NULL) &&
-           (!effort ||
-            (s->effort.ef_search == effort->ef_search && s->effort.nprobe == effort->nprobe &&
-             s->effort.rerank == effort->rerank));
+           (!effort || (s->effort.ef_search == effort->ef_search &&
+                        s->effort.nprobe == effort->nprobe && s->effort.rerank == effort->rerank));
 }
 
 int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t depth,
@@ -188,7 +222,9 @@ int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t dept
     vector_clear(&s->query);
     s->query = *query;
     *query = (vector){0};
-    return rc == SQLITE_OK && !same ? begin_walk(s, message) : rc;
+    if (rc == SQLITE_OK && !same)
+        rc = begin_walk(s, message);
+    return rc == SQLITE_MISMATCH ? begin_anew(s, message) : rc;
 }
 
 /* Whether the filter allows the row; SQLITE_ROW or SQLITE_DONE. */
@@ -300,7 +336,8 @@ static int open_handed(search *s)
     return rc;
 }
 
-int search_next(search *s, index_hit *hit, char **message)
+/* The next row: gathered ones first. */
+static int next_row(search *s, index_hit *hit, char **message)
 {
     int began = 0, rc = SQLITE_OK;
     if (!s->has_gathered && must_gather(s))
@@ -321,11 +358,22 @@ int search_next(search *s, index_hit *hit, char **message)
     return rc;
 }
 
+int search_next(search *s, index_hit *hit, char **message)
+{
+    int rc = next_row(s, hit, message);
+    while (rc == SQLITE_MISMATCH) {
+        rc = begin_anew(s, message);
+        if (rc == SQLITE_OK)
+            rc = next_row(s, hit, message);
+    }
+    s->snapshot->answered |= rc == SQLITE_ROW;
+    return rc;
+}
+
 void search_close(search *s)
 {
     forget_set(s);
     forget_gathered(s);
-    close_walk(s);
     sqlite3_finalize(s->keys);
     sqlite3_finalize(s->test);
     filter_close(&s->filter);

@@ -3,7 +3,7 @@
 ** through, in one of two plans.
 **
 ** Set first: SQLite finds the rows that the filter allows, by its own indexes,
-** and only these are scored. Rows first: all rows are walked, and SQLite is asked
+** and only these are searched. Rows first: all rows are walked, and SQLite is asked
 ** about each. The former is taken where an index of the source answers the filter
 ** and it allows few rows; the latter otherwise, until so many rows were refused
 ** that the former is cheaper. The rows are the same, and so is their order.

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cursor.h"
+#include "publication.h"
 #include "sql_text.h"
 
 /* ---- faiss_search ---- */
@@ -134,6 +135,7 @@ static int indexes_disconnect(sqlite3_vtab *base)
     indexes_table *t = (indexes_table *)base;
     if (t->connection->watch_keeper == t) {
         t->connection->watch_keeper = NULL;
+        publication_end_host(t->connection);
         connection_drop_watches(t->connection);
     }
     connection_release(t->connection);
@@ -201,6 +203,24 @@ static int name_schemas(connection *owner, indexes_cursor *c)
     return rc == SQLITE_DONE ? finalized : rc;
 }
 
+/* Give the others the name that they are published under. A host sees all, those that have
+** no name by the path of their file. */
+static int name_published(const connection *owner, indexes_cursor *c)
+{
+    for (int i = 0; i < c->count; i++) {
+        if (c->schemas[i])
+            continue;
+        c->schemas[i] = publication_name_of_entry(c->lines[i].serial);
+        if (c->schemas[i] || !owner->host)
+            continue;
+        const char *path = c->lines[i].path;
+        c->schemas[i] = sqlite3_mprintf("%s", path ? path : ":memory:");
+        if (!c->schemas[i])
+            return SQLITE_NOMEM;
+    }
+    return SQLITE_OK;
+}
+
 static int indexes_eof(sqlite3_vtab_cursor *base)
 {
     indexes_cursor *c = (indexes_cursor *)base;
@@ -233,7 +253,10 @@ static int indexes_filter(sqlite3_vtab_cursor *base, int number, const char *tex
     if (!c->schemas)
         return SQLITE_NOMEM;
     memset(c->schemas, 0, bytes);
-    rc = name_schemas(((indexes_table *)base->pVtab)->connection, c);
+    connection *owner = ((indexes_table *)base->pVtab)->connection;
+    rc = name_schemas(owner, c);
+    if (rc == SQLITE_OK)
+        rc = name_published(owner, c);
     c->at = -1;
     return rc == SQLITE_OK ? indexes_next(base) : rc;
 }
@@ -293,8 +316,10 @@ static int indexes_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 
 /*
 ** faiss_indexes: a row for each index in this process over a database that this
-** connection has open: database (as named here), table, rows, dimension, metric,
-** kind (what answers searches now, and of an approximate index that is not ready why), bytes of memory, build_seconds (the last reading and building), searches
+** connection has open, and for each that is published; on a host connection for every one:
+** database (as named here, or as published, or the file), table, rows, dimension, metric,
+** kind (what answers searches now; of an approximate index that is not ready, why), bytes of
+** memory, build_seconds (the last reading and building), searches
 ** since the index was first made, rows left_out as malformed, live (yes, or no and
 ** why: whether a change log tells what to read again), connections that use it. One
 ** pass over the list, no search.

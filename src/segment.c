@@ -19,7 +19,9 @@ struct segment {
     atomic_int stays_flat;    /* its rows do not fit the basis */
     int count;
     int dimension;
-    FaissIndexFlat *flat;
+    int normalizes; /* what the source holds, to what is stored */
+    vector_metric metric;
+    FaissIndexFlat *flat; /* NULL where the source alone has the vectors */
     const float *vectors; /* inside `flat`, which never grows */
     int64_t *keys;
     uint64_t *hashes;
@@ -226,6 +228,8 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     atomic_init(&s->stays_flat, 0);
     s->count = rows->count;
     s->dimension = rows->dimension;
+    s->metric = metric;
+    s->normalizes = metric == METRIC_KIND_COSINE;
     int rc = segment_copy_columns(s, rows);
     if (rc == SQLITE_OK)
         rc = flat_open(metric, rows->vectors, rows->count, rows->dimension, &s->flat, message);
@@ -321,14 +325,52 @@ row_value segment_value(const segment *s, int slot, int i)
     return value_list_get(&s->values, slot * s->kept_values + i);
 }
 
+int segment_has_vectors(const segment *s)
+{
+    return s->vectors != NULL;
+}
+
 const float *segment_vector(const segment *s, int slot)
 {
     return s->vectors + (size_t)slot * (size_t)s->dimension;
 }
 
+/* Read slots of a segment without vectors: the rows of the source, made what the metric
+** stores. */
+static int read_from_source(const segment *s, const vector_reader *reader, const int64_t *slots,
+                            int count, float *vectors, char **message)
+{
+    int64_t *keys = sqlite3_malloc64(((sqlite3_uint64)count + 1) * sizeof *keys);
+    uint64_t *hashes = sqlite3_malloc64(((sqlite3_uint64)count + 1) * sizeof *hashes);
+    int rc = keys && hashes ? SQLITE_OK : SQLITE_NOMEM;
+    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        keys[i] = s->keys[slots[i]];
+        hashes[i] = s->hashes[slots[i]];
+    }
+    if (rc == SQLITE_OK)
+        rc = reader->read(reader->argument, keys, hashes, count, s->dimension, vectors, message);
+    for (int i = 0; rc == SQLITE_OK && s->normalizes && i < count; i++)
+        segment_normalize(vectors + (size_t)i * (size_t)s->dimension, s->dimension);
+    sqlite3_free(keys);
+    sqlite3_free(hashes);
+    return rc;
+}
+
+int segment_read(const segment *s, const vector_reader *reader, const int64_t *slots, int count,
+                 float *vectors, char **message)
+{
+    size_t d = (size_t)s->dimension;
+    if (!s->vectors)
+        return read_from_source(s, reader, slots, count, vectors, message);
+    for (int i = 0; i < count; i++)
+        memcpy(vectors + (size_t)i * d, segment_vector(s, (int)slots[i]), d * sizeof *vectors);
+    return SQLITE_OK;
+}
+
 size_t segment_bytes(const segment *s)
 {
-    size_t row = (size_t)s->dimension * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
+    size_t components = s->flat ? (size_t)s->dimension : 0;
+    size_t row = components * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
     const sketch *own = segment_sketch(s);
     return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values) +
            (own ? sketch_bytes(own) : 0);
@@ -351,47 +393,131 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
     return SQLITE_OK;
 }
 
-int segment_search_batch(const segment *s, const float *queries, int count, int k, float *scores,
-                         int64_t *slots, char **message)
+/* All vectors of a segment that has none in memory, as an index of their own. */
+static int read_all(const segment *s, const vector_reader *reader, FaissIndexFlat **out,
+                    char **message)
 {
-    int threads = segment_use_one_thread();
-    int code = faiss_Index_search(s->flat, count, queries, k, scores, slots);
-    segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+    size_t n = (size_t)s->count;
+    int64_t *slots = sqlite3_malloc64(n * sizeof *slots);
+    float *vectors = sqlite3_malloc64(n * (size_t)s->dimension * sizeof *vectors);
+    int rc = slots && vectors ? SQLITE_OK : SQLITE_NOMEM;
+    for (int i = 0; rc == SQLITE_OK && i < s->count; i++)
+        slots[i] = i;
+    if (rc == SQLITE_OK)
+        rc = segment_read(s, reader, slots, s->count, vectors, message);
+    if (rc == SQLITE_OK)
+        rc = flat_open(s->metric, vectors, s->count, s->dimension, out, message);
+    sqlite3_free(slots);
+    sqlite3_free(vectors);
+    return rc;
 }
 
-int segment_largest_norm(const segment *s, float *norm)
+int segment_search_batch(const segment *s, const vector_reader *reader, const float *queries,
+                         int count, int k, float *scores, int64_t *slots, char **message)
 {
-    float *norms = sqlite3_malloc64((sqlite3_uint64)s->count * sizeof *norms);
+    FaissIndexFlat *read = NULL;
+    int rc = s->flat ? SQLITE_OK : read_all(s, reader, &read, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    int threads = segment_use_one_thread();
+    int code = faiss_Index_search(read ? read : s->flat, count, queries, k, scores, slots);
+    segment_restore_threads(threads);
+    rc = code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+    if (read)
+        faiss_IndexFlat_free(read);
+    return rc;
+}
+
+/* The largest squared norm of some vectors. */
+static int largest_norm(const float *vectors, int count, int dimension, float *largest)
+{
+    float *norms = sqlite3_malloc64((sqlite3_uint64)count * sizeof *norms);
     if (!norms)
         return SQLITE_NOMEM;
     int threads = segment_use_one_thread();
-    faiss_fvec_norms_L2sqr(norms, s->vectors, (size_t)s->dimension, (size_t)s->count);
+    faiss_fvec_norms_L2sqr(norms, vectors, (size_t)dimension, (size_t)count);
     segment_restore_threads(threads);
-    *norm = 0;
-    for (int i = 0; i < s->count; i++)
-        *norm = fmaxf(*norm, norms[i]);
+    *largest = 0;
+    for (int i = 0; i < count; i++)
+        *largest = fmaxf(*largest, norms[i]);
     sqlite3_free(norms);
     return SQLITE_OK;
 }
 
-int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
-                   float *scores, char **message)
+int segment_largest_norm(const segment *s, const vector_reader *reader, float *norm, char **message)
 {
-    /* FAISS wants every label spelled out: one piece at a time. */
-    enum { PIECE = 1024 };
-    idx_t labels[PIECE];
+    FaissIndexFlat *read = NULL;
+    int rc = s->flat ? SQLITE_OK : read_all(s, reader, &read, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    float *vectors = (float *)s->vectors;
+    size_t components;
+    if (read)
+        faiss_IndexFlat_xb(read, &vectors, &components);
+    rc = largest_norm(vectors, s->count, s->dimension, norm);
+    if (read)
+        faiss_IndexFlat_free(read);
+    return rc;
+}
+
+/* Slots whose scores are asked of FAISS at once; it wants every label spelled out. */
+enum { SCORES_PIECE = 1024, SCORES_PIECE_BYTES = 256 << 10 };
+
+/* Scores of a few slots whose vectors are in memory. */
+static int score_in_memory(const FaissIndexFlat *flat, const float *query, const int64_t *slots,
+                           int first, int count, float *scores, char **message)
+{
+    idx_t labels[SCORES_PIECE];
+    for (int i = 0; i < count; i++)
+        labels[i] = slots ? slots[i] : first + i;
     int threads = segment_use_one_thread();
-    int code = 0;
-    for (int begin = 0; begin < count && code == 0; begin += PIECE) {
-        int n = count - begin < PIECE ? count - begin : PIECE;
-        for (int i = 0; i < n; i++)
-            labels[i] = slots ? slots[begin + i] : begin + i;
-        code =
-            faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin, labels);
-    }
+    int code = faiss_IndexFlat_compute_distance_subset((FaissIndexFlat *)flat, 1, query, count,
+                                                       scores, labels);
     segment_restore_threads(threads);
     return code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+}
+
+/* Scores of a few slots whose vectors are in the source: those of an index of just these. */
+static int score_from_source(const segment *s, const vector_reader *reader, const float *query,
+                             const int64_t *slots, int first, int count, float *scores,
+                             float *vectors, char **message)
+{
+    int64_t numbers[SCORES_PIECE];
+    FaissIndexFlat *flat = NULL;
+    for (int i = 0; i < count; i++)
+        numbers[i] = slots ? slots[i] : first + i;
+    int rc = segment_read(s, reader, numbers, count, vectors, message);
+    if (rc == SQLITE_OK)
+        rc = flat_open(s->metric, vectors, count, s->dimension, &flat, message);
+    if (rc == SQLITE_OK)
+        rc = score_in_memory(flat, query, NULL, 0, count, scores, message);
+    if (flat)
+        faiss_IndexFlat_free(flat);
+    return rc;
+}
+
+int segment_scores(const segment *s, const vector_reader *reader, const float *query,
+                   const int64_t *slots, int count, float *scores, char **message)
+{
+    int piece = SCORES_PIECE, rc = SQLITE_OK;
+    float *vectors = NULL;
+    if (!s->flat) {
+        size_t row = (size_t)s->dimension * sizeof *vectors;
+        piece = row < SCORES_PIECE_BYTES / SCORES_PIECE ? SCORES_PIECE
+                                                        : (int)(SCORES_PIECE_BYTES / row) + 1;
+        vectors = sqlite3_malloc64((size_t)(count < piece ? count + 1 : piece) * row);
+        if (!vectors)
+            return SQLITE_NOMEM;
+    }
+    for (int begin = 0; begin < count && rc == SQLITE_OK; begin += piece) {
+        int n = count - begin < piece ? count - begin : piece;
+        const int64_t *own = slots ? slots + begin : NULL;
+        rc = s->flat ? score_in_memory(s->flat, query, own, begin, n, scores + begin, message)
+                     : score_from_source(s, reader, query, own, begin, n, scores + begin, vectors,
+                                         message);
+    }
+    sqlite3_free(vectors);
+    return rc;
 }
 
 int scorer_open(vector_metric metric, const float *query, int dimension, scorer **out,

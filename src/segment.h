@@ -16,6 +16,7 @@
 #include "exact.h"
 #include "values.h"
 #include "vector.h"
+#include "vector_reader.h"
 
 /* A segment's vectors take about this many bytes, and its rows are no more than
 ** this: small enough that building one beside the others costs little memory,
@@ -77,9 +78,15 @@ int segment_find(const segment *s, int64_t key);
 uint64_t segment_hash(const segment *s, int slot);
 /* The i-th value kept with a slot. */
 row_value segment_value(const segment *s, int slot, int i);
-/* The slot's vector as stored (normalized for cosine); valid while the segment
-** is held. */
+/* Whether the vectors are in memory; else the source has them. */
+int segment_has_vectors(const segment *s);
+/* The slot's vector as stored (normalized for cosine), where they are in memory; valid
+** while the segment is held. */
 const float *segment_vector(const segment *s, int slot);
+/* The vectors of `count` slots as stored, one after another, from memory or by the
+** reader, which may fail as described there. */
+int segment_read(const segment *s, const vector_reader *reader, const int64_t *slots, int count,
+                 float *vectors, char **message);
 /* Its sketch, NULL if it has none. Made by any thread, at any time: a search takes it
 ** once. */
 const sketch *segment_sketch(const segment *s);
@@ -90,7 +97,8 @@ int segment_make_sketch(segment *s, basis *b);
 /* Bytes of memory it holds. */
 size_t segment_bytes(const segment *s);
 
-/* The nearest min(k, count) slots to the query, nearest first: FAISS's search.
+/* The nearest min(k, count) slots to the query, nearest first: FAISS's search. The
+** vectors must be in memory.
 ** `query` is normalized for cosine. Scores beyond float32's range (infinite
 ** distances) are missing in *found; ask segment_scores() then. */
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
@@ -99,17 +107,19 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
 /* The nearest k slots to each of `count` queries (as the metric stores them), k of
 ** them after another; k is at most the segment's rows. Scores of 20 queries or
 ** more come from BLAS and may differ in the last bits from those of one. Missing
-** rows have slot -1. */
-int segment_search_batch(const segment *s, const float *queries, int count, int k, float *scores,
-                         int64_t *slots, char **message);
+** rows have slot -1. Vectors that are not in memory are all read, and held meanwhile. */
+int segment_search_batch(const segment *s, const vector_reader *reader, const float *queries,
+                         int count, int k, float *scores, int64_t *slots, char **message);
 
-/* The largest squared Euclidean norm of its vectors. SQLITE_OK or SQLITE_NOMEM. */
-int segment_largest_norm(const segment *s, float *norm);
+/* The largest squared Euclidean norm of its vectors. */
+int segment_largest_norm(const segment *s, const vector_reader *reader, float *norm,
+                         char **message);
 
 /* The scores of `count` slots, or of the first `count` where `slots` is NULL, bit
-** for bit what segment_search() reports. */
-int segment_scores(const segment *s, const float *query, const int64_t *slots, int count,
-                   float *scores, char **message);
+** for bit what segment_search() reports. Vectors that are not in memory come from the
+** reader, some at a time. */
+int segment_scores(const segment *s, const vector_reader *reader, const float *query,
+                   const int64_t *slots, int count, float *scores, char **message);
 
 /* Scores single vectors against a fixed one, bit for bit as a search does. */
 typedef struct scorer scorer;

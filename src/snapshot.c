@@ -7,6 +7,7 @@
 #include "delta.h"
 #include "growth.h"
 #include "message.h"
+#include "publication.h"
 #include "sql_text.h"
 
 /* Before that version an extension cannot call it: the table of pointers ends. */
@@ -17,8 +18,14 @@ enum { BUILD_WAIT_MS = 50, POLL_MS = 50, RESOLVE_ATTEMPTS = 5 };
 
 int snapshot_step(snapshot *s, sqlite3_stmt *statement)
 {
+    /* SQLite looks for interrupts of the connection that it steps on, not of the asker. */
+    char *ignored = NULL;
+    int rc = s->asker ? snapshot_poll(s, &ignored) : SQLITE_OK;
+    sqlite3_free(ignored);
+    if (rc != SQLITE_OK)
+        return rc;
     s->connection->reading_source++;
-    int rc = sqlite3_step(statement);
+    rc = sqlite3_step(statement);
     s->connection->reading_source--;
     return rc;
 }
@@ -172,7 +179,13 @@ static void note_published(snapshot *s)
 
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message)
 {
-    *out = (snapshot){.connection = c};
+    return snapshot_open_for(NULL, c, d, out, message);
+}
+
+int snapshot_open_for(connection *asker, connection *c, const definition *d, snapshot *out,
+                      char **message)
+{
+    *out = (snapshot){.connection = c, .asker = asker};
     if (c->reading_source) {
         return set_message(message, sqlite3_mprintf("a source of a faiss index must not read a "
                                                     "faiss table or search"));
@@ -219,10 +232,16 @@ static void let_go(const snapshot *s)
     t->latest = NULL;
 }
 
+void snapshot_detach(snapshot *s, snapshot *out)
+{
+    *out = (snapshot){.connection = s->asker, .version = index_retain(s->version)};
+}
+
 void snapshot_close(snapshot *s)
 {
     sqlite3_finalize(s->lookup);
     sqlite3_finalize(s->embedding);
+    sqlite3_finalize(s->vectors);
     sqlite3_finalize(s->pin);
     coverage_release(s->coverage);
     index_release(s->version);
@@ -292,16 +311,13 @@ static int is_writing(const snapshot *s)
     return state == SQLITE_TXN_WRITE || reads_uncommitted(s);
 }
 
-/* A statement of some thousand steps, so that an interrupt or a progress handler
-** that asks to stop is noticed while waiting. */
 static int check_interrupt(snapshot *s, char **message)
 {
-    sqlite3 *db = s->connection->db;
-    int rc = sqlite3_exec(db,
-                          "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
-                          "WHERE i < 300) SELECT count(*) FROM n",
-                          NULL, NULL, NULL);
-    return rc == SQLITE_OK ? rc : source_failure(db, s->source, rc, message);
+    sqlite3 *db = s->asker ? s->asker->db : s->connection->db;
+    int rc = sql_poll(db);
+    if (rc == SQLITE_OK || rc == SQLITE_INTERRUPT || !s->source)
+        return rc;
+    return source_failure(db, s->source, rc, message);
 }
 
 static int64_t milliseconds_now(void)
@@ -520,6 +536,20 @@ static int refresh_shared(snapshot *s, const snapshot_state *state, char **messa
     return rc;
 }
 
+/* Keep a version that was read in a transaction that writes. In the middle of a
+** statement its name may mean another state later on. */
+static void keep_draft(const snapshot *s, index_version *made, const live_state *now)
+{
+    tracked_source *t = s->tracked;
+    index_version *former = t->draft;
+    t->draft = index_retain(made);
+    t->draft_live = *now;
+    if (is_mid_statement(s))
+        t->draft_live.seq = 0;
+    t->draft_resolutions = t->resolutions;
+    index_release(former);
+}
+
 /* Find or make the version of a state that may never be committed: for this
 ** connection alone. Its segments serve the next one. */
 static int refresh_private(snapshot *s, index_version **out, char **message)
@@ -540,14 +570,8 @@ static int refresh_private(snapshot *s, index_version **out, char **message)
         index_release(published);
         now.seq = mid_statement && now.seq ? 0 : now.seq;
     }
-    /* In the middle of a statement the same name may mean another state later on. */
-    if (rc == SQLITE_OK && !(mid_statement && now.seq)) {
-        index_version *former = t->draft;
-        t->draft = index_retain(*out);
-        t->draft_live = now;
-        t->draft_resolutions = t->resolutions;
-        index_release(former);
-    }
+    if (rc == SQLITE_OK && !(mid_statement && now.seq))
+        keep_draft(s, *out, &now);
     return rc;
 }
 
@@ -601,6 +625,31 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
         s->version = *version;
     }
     return rc;
+}
+
+int snapshot_compare(snapshot *s, index_version **version, char **message)
+{
+    tracked_source *t = s->tracked;
+    snapshot_state state = {.file = source_state(s)};
+    index_version *made = NULL;
+    int rc = read_live_state(s, &state.live, message);
+    if (rc == SQLITE_OK)
+        rc = build_whole(s, s->version, t->asked.strict, NULL, &made, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (is_writing(s))
+        keep_draft(s, made, &state.live);
+    else
+        take_latest(s->connection->db, t, made, &state);
+    index_release(s->version);
+    s->version = made;
+    *version = made;
+    if (!s->answered && !s->compared++)
+        return SQLITE_OK;
+    return set_message(message, sqlite3_mprintf("rows of %s.%s were changed while this search read "
+                                                "them, or unseen by the index: run the statement "
+                                                "again",
+                                                s->source->schema, s->source->table));
 }
 
 /* Put a version in the place of another that this connection holds. */
@@ -660,9 +709,10 @@ void snapshot_forget(snapshot *s)
 static int row_is_gone(const snapshot *s, int64_t key, char **message)
 {
     return set_message(message,
-                       sqlite3_mprintf("the row with rowid %lld of %s.%s was deleted by "
-                                       "this connection while the search was read",
-                                       (long long)key, s->source->schema, s->source->table));
+                       sqlite3_mprintf("the row with rowid %lld of %s.%s was deleted%s while the "
+                                       "search was read",
+                                       (long long)key, s->source->schema, s->source->table,
+                                       s->asker ? "" : " by this connection"));
 }
 
 /* Let s->lookup stand on the row of this key. */
@@ -784,33 +834,63 @@ int snapshot_hit_embedding(snapshot *s, const index_hit *hit, sqlite3_context *c
 
 /* ---- arguments ---- */
 
+/* A table that is published, and not as a faiss table: its options hold for this name. */
+static int define_published(publication *p, char *schema, definition *out)
+{
+    int rc = definition_copy(out, publication_definition(p));
+    if (rc != SQLITE_OK || !schema)
+        return rc;
+    sqlite3_free(out->schema);
+    out->schema = sqlite3_mprintf("%s", schema);
+    return out->schema ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* A table of this connection: a plain source, or a faiss table. */
+static int define_own(connection *c, const char *schema, const char *table, definition *out)
+{
+    *out = (definition){.strict = 1,
+                        .metric = METRIC_KIND_L2,
+                        .schema = sqlite3_mprintf("%s", schema),
+                        .table = sqlite3_mprintf("%s", table)};
+    int exists, rc = out->schema && out->table ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc != SQLITE_OK || connection_is_plain(c, out))
+        return rc;
+    /* What this connection has connected may be gone, or made anew, by another one's doing,
+    ** and stay connected as long as a prepared statement names it. */
+    rc = source_connect(c->db, out->schema, out->table, &exists);
+    const definition *known =
+        rc == SQLITE_OK && exists ? connection_find_table(c, out->schema, out->table) : NULL;
+    if (!known)
+        return rc;
+    definition_clear(out);
+    return definition_copy(out, known);
+}
+
 int snapshot_define(connection *c, const char *database, const char *table, definition *out,
                     char **message)
 {
-    *out = (definition){.strict = 1, .metric = METRIC_KIND_L2};
-    int rc = source_find_database(c->db, database, &out->schema, message);
+    char *schema;
+    publication *p;
+    *out = (definition){0};
+    int rc = publication_resolve(c, database, table, &schema, &p, message);
     if (rc != SQLITE_OK)
         return rc;
-    out->table = sqlite3_mprintf("%s", table);
-    if (!out->table) {
-        definition_clear(out);
-        return SQLITE_NOMEM;
+    if (p && !schema) {
+        *out = (definition){.schema = sqlite3_mprintf("%s", publication_name(p)),
+                            .table = sqlite3_mprintf("%s", publication_table(p)),
+                            .metric = publication_definition(p)->metric,
+                            .through = publication_retain(p)};
+        rc = out->schema && out->table ? SQLITE_OK : SQLITE_NOMEM;
+    } else if (p && !publication_is_faiss_table(p)) {
+        rc = define_published(p, schema, out);
+    } else {
+        rc = define_own(c, schema, table, out);
     }
-    if (connection_is_plain(c, out))
-        return SQLITE_OK;
-    /* What this connection has connected may be gone, or made anew, by another one's doing,
-    ** and stay connected as long as a prepared statement names it. */
-    int exists;
-    rc = source_connect(c->db, out->schema, out->table, &exists);
-    if (rc != SQLITE_OK) {
+    if (rc != SQLITE_OK)
         definition_clear(out);
-        return rc;
-    }
-    const definition *known = exists ? connection_find_table(c, out->schema, out->table) : NULL;
-    if (!known)
-        return SQLITE_OK;
-    definition_clear(out);
-    return definition_copy(out, known);
+    publication_release(p);
+    sqlite3_free(schema);
+    return rc;
 }
 
 int snapshot_begin_search(const snapshot *s, int dimension, char **message)

@@ -15,24 +15,37 @@
 
 typedef struct snapshot {
     connection *connection;
+    connection *asker;       /* the one that it is read for, if that is another one */
     tracked_source *tracked; /* NULL: not open */
     const source *source;
     sqlite3_stmt *pin;    /* stepped once and held: the read transaction */
     live_state published; /* the last that was when the snapshot began; seq 0 if unknown */
     index_version *version;
-    coverage *coverage; /* of the version, by its approximate index; NULL for none */
+    coverage *coverage;   /* of the version, by its approximate index; NULL for none */
     const char *columns;  /* of a source_query, for the look-ups; set by the owner */
     sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
     int64_t lookup_key;
     int lookup_stands;
     sqlite3_stmt *embedding; /* the embedding of a row by its key */
+    sqlite3_stmt *vectors;   /* of vector_reader.c: embeddings from a key on */
     int64_t polled;          /* when an interrupt was last looked for, in ms */
+    int compared;            /* by snapshot_compare() */
+    int answered;            /* rows of a search were handed out; set by the owner */
 } snapshot;
 
 /* Open a snapshot of the source that `d` defines: hold a read transaction on it,
 ** check that the caller may read it, and that it is still what it was. All zero
 ** and safe to close on failure. Costs some microseconds. */
 int snapshot_open(connection *c, const definition *d, snapshot *out, char **message);
+
+/* The same on another connection than that of the statement: interrupts of the latter, the
+** asker, end it. */
+int snapshot_open_for(connection *asker, connection *c, const definition *d, snapshot *out,
+                      char **message);
+
+/* What a search in the version needs, when the snapshot is to be closed before: only
+** searches without a filter, and snapshot_close(), are possible in *out. */
+void snapshot_detach(snapshot *s, snapshot *out);
 
 /* Find the version of the index for this snapshot, building what has changed.
 ** Some microseconds where nothing has changed since this connection's last search;
@@ -51,6 +64,11 @@ void snapshot_improve(snapshot *s);
 
 /* The version of snapshot_index() in source order: without tails and dead slots. */
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message);
+
+/* A reader of the source has found rows that differ from the version: read the whole
+** source, and hold a version that does not. An error that asks to run the statement again
+** where that was done before, or rows of the former version were handed out. */
+int snapshot_compare(snapshot *s, index_version **version, char **message);
 
 /* Put the index in order for all that use this state, too. Linear in what changed. The
 ** approximate index gets all rows, and no others; with `anew` it is trained again. */
@@ -91,7 +109,8 @@ int snapshot_step(snapshot *s, sqlite3_stmt *statement);
 
 /* The definition that a function's `database` and `table` arguments mean: a
 ** plain source with the default columns and metric l2, or that of the faiss
-** table of this name. definition_clear() it. */
+** table of this name; as it is published, under a published name. out->through is set where
+** another connection is to be asked (published.h). definition_clear() it. */
 int snapshot_define(connection *c, const char *database, const char *table, definition *out,
                     char **message);
 

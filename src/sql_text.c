@@ -126,3 +126,11 @@ int sql_declare(sqlite3 *db, const char *columns, char **message)
         *message = sqlite3_mprintf("%s", sqlite3_errstr(SQLITE_INTERRUPT));
     return SQLITE_INTERRUPT;
 }
+
+int sql_poll(sqlite3 *db)
+{
+    return sqlite3_exec(db,
+                        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+                        "WHERE i < 300) SELECT count(*) FROM n",
+                        NULL, NULL, NULL);
+}

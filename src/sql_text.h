@@ -43,4 +43,8 @@ int sql_declare(sqlite3 *db, const char *columns, char **message);
 /* Whether the error that the connection reports is an interrupt, under whatever code. */
 int sql_was_interrupted(sqlite3 *db);
 
+/* Look whether the connection was interrupted, or its progress handler asks to stop: a statement
+** of some thousand steps. SQLITE_OK, SQLITE_INTERRUPT, or another error. */
+int sql_poll(sqlite3 *db);
+
 #endif

@@ -210,6 +210,34 @@ static int check_kind(definition *d, char **message)
                                     : sqlite3_mprintf("%s (option index)", stray));
 }
 
+/* The length of an option: up to the next comma that is not within quotes. */
+static size_t option_length(const char *text)
+{
+    char quote = 0;
+    size_t i = 0;
+    for (; text[i] && (quote || text[i] != ','); i++) {
+        char closing = quote == '[' ? ']' : quote;
+        if (quote && text[i] == closing)
+            quote = 0;
+        else if (!quote && strchr("'\"`[", text[i]))
+            quote = text[i];
+    }
+    return i;
+}
+
+int table_parse_options(const char *text, definition *d, char **message)
+{
+    int given[OPTIONS] = {0}, rc = SQLITE_OK;
+    while (rc == SQLITE_OK && *text) {
+        size_t length = option_length(text);
+        char *option = sqlite3_mprintf("%.*s", (int)length, text);
+        rc = option ? parse_option(option, d, given, message) : SQLITE_NOMEM;
+        sqlite3_free(option);
+        text += length + (text[length] == ',');
+    }
+    return rc == SQLITE_OK ? check_kind(d, message) : rc;
+}
+
 enum {
     ARGUMENT_SCHEMA = 1,
     ARGUMENT_NAME = 2,

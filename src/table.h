@@ -35,6 +35,10 @@ typedef struct faiss_table {
 /* Register the module. */
 int table_register(connection *c);
 
+/* Read options as CREATE VIRTUAL TABLE has them, "metric=cosine, id=slug", into a definition
+** that is otherwise made. On failure a message that names what is allowed. */
+int table_parse_options(const char *text, definition *d, char **message);
+
 /* xBestIndex of the virtual table and of the table-valued function. */
 int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info);
 

@@ -6,12 +6,14 @@
 
 #include "message.h"
 
-/* Beyond this many rows, scoring all rows once is cheaper than a heap of k in
-** every segment. */
-enum { SEARCH_MAX_K = 128 };
-
-/* Where one cannot tell how many rows will be read, so many are found by sketches. */
-enum { DEPTH_TRIED = 32 };
+enum {
+    SEARCH_MAX_K = 128, /* beyond, scoring all rows once is cheaper than a heap of k in every
+                          ** segment */
+    DEPTH_TRIED = 32,   /* rows found by sketches where one cannot tell how many will be read */
+    DEEPER = 8,         /* so many times as many are found where more are read than expected … */
+    SKETCH_SHARE = 256, /* … up to a 256th of all rows: then all are scored */
+    SKETCH_SET_SHARE = 32 /* a set of less than a 32nd of the rows is scored outright */
+};
 
 float walk_rank_of(vector_metric metric, float score)
 {
@@ -84,10 +86,12 @@ typedef struct ranked_row {
 struct index_walk {
     index_version *version;
     float *query;
-    index_check *check;
-    void *check_argument;
+    vector_reader reader;
+    const row_set *set; /* the rows of the walk; NULL: all */
+    int deepens;        /* where rows found by sketches are not enough, a few more will be */
     index_hit *hits;
-    int64_t hit_count; /* the nearest rows, in order */
+    int64_t hit_count; /* the nearest rows, in order; while they are found, the farthest is on
+                       ** top of a heap */
     /* All rows with their scores; NULL before they are needed. Once it is a heap,
     ** the nearest is on top in ranked[0..left-1], and rows taken from it stand
     ** behind, the i-th at ranked[count - 1 - i]. */
@@ -98,7 +102,7 @@ struct index_walk {
 
 static int walk_check_now(const index_walk *w, char **message)
 {
-    return w->check ? w->check(w->check_argument, message) : SQLITE_OK;
+    return w->reader.check ? w->reader.check(w->reader.argument, message) : SQLITE_OK;
 }
 
 static int hit_before(vector_metric metric, const index_hit *a, const index_hit *b)
@@ -107,17 +111,51 @@ static int hit_before(vector_metric metric, const index_hit *a, const index_hit 
     return ra < rb || (ra == rb && a->key < b->key);
 }
 
-/* Put a hit in its place among the nearest `k`; 0 if it is not one of them. */
-static int hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+/* ---- the nearest so far ---- */
+
+/* Put a hit in the place of one of the heap's first `count`, whose children may be farther. */
+static void hits_sink(index_walk *w, int64_t count, int64_t i, index_hit hit)
 {
     vector_metric metric = w->version->metric;
-    if (w->hit_count == k && !hit_before(metric, hit, &w->hits[k - 1]))
-        return 0;
-    int64_t i = w->hit_count < k ? w->hit_count++ : k - 1;
-    for (; i > 0 && hit_before(metric, hit, &w->hits[i - 1]); i--)
-        w->hits[i] = w->hits[i - 1];
+    for (int64_t child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && hit_before(metric, &w->hits[child], &w->hits[child + 1]))
+            child++;
+        if (!hit_before(metric, &hit, &w->hits[child]))
+            break;
+        w->hits[i] = w->hits[child];
+    }
+    w->hits[i] = hit;
+}
+
+/* Take in a hit that is among the nearest `k`. */
+static void hits_insert(index_walk *w, int64_t k, const index_hit *hit)
+{
+    vector_metric metric = w->version->metric;
+    if (w->hit_count == k) {
+        if (hit_before(metric, hit, &w->hits[0]))
+            hits_sink(w, k, 0, *hit);
+        return;
+    }
+    int64_t i = w->hit_count++;
+    for (; i > 0 && hit_before(metric, &w->hits[(i - 1) / 2], hit); i = (i - 1) / 2)
+        w->hits[i] = w->hits[(i - 1) / 2];
     w->hits[i] = *hit;
-    return 1;
+}
+
+/* All are found: put them in order. */
+static void hits_sort(index_walk *w)
+{
+    for (int64_t left = w->hit_count - 1; left > 0; left--) {
+        index_hit farthest = w->hits[0];
+        hits_sink(w, left, 0, w->hits[left]);
+        w->hits[left] = farthest;
+    }
+}
+
+/* The rank of the farthest of them. */
+static float farthest_rank(const index_walk *w)
+{
+    return walk_rank_of(w->version->metric, w->hits[0].score);
 }
 
 /* ---- scoring ---- */
@@ -153,33 +191,38 @@ static int scored_slot(const scored_slots *scored, int i)
     return scored->listed ? (int)scored->slots[i] : i;
 }
 
-/* Whether a walk passes over some slots of a segment. */
-static int passes_over(const index_version *v, int s, const row_set *set)
+/* Whether a walk passes over some slots of a segment, and over this one. */
+static int passes_over_some(const index_walk *w, int s)
 {
-    return set || v->dead[s];
+    return w->set || w->version->dead[s];
 }
 
-/* The slots of a segment that are in the set, or that are not dead, in `slots`. */
-static int slots_of_walk(const index_version *v, int s, const row_set *set, int64_t *slots)
+static int passes_over(const index_walk *w, int s, int slot)
 {
-    int count = 0;
-    for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
-        if (set ? row_set_has(set, v->starts[s] + slot) : !index_is_dead(v, s, slot))
-            slots[count++] = slot;
+    const index_version *v = w->version;
+    return w->set ? !row_set_has(w->set, v->starts[s] + slot) : index_is_dead(v, s, slot);
+}
+
+/* The slots of a segment that the walk comes to, in `slots`. */
+static int slots_of_walk(const index_walk *w, int s, int64_t *slots)
+{
+    int rows = segment_count(w->version->segments[s]), count = 0;
+    for (int slot = 0; slot < rows; slot++) {
+        slots[count] = slot;
+        count += !passes_over(w, s, slot);
     }
     return count;
 }
 
 /* Score the rows of segment `s` that the walk comes to: *count of them, in slots
 ** 0, 1, ... or where *slots says. */
-static int score_segment(index_walk *w, int s, const row_set *set, scored_slots *out,
-                         char **message)
+static int score_segment(index_walk *w, int s, scored_slots *out, char **message)
 {
     const index_version *v = w->version;
-    out->listed = passes_over(v, s, set);
-    out->count = out->listed ? slots_of_walk(v, s, set, out->slots) : segment_count(v->segments[s]);
-    return segment_scores(v->segments[s], w->query, out->listed ? out->slots : NULL, out->count,
-                          out->scores, message);
+    out->listed = passes_over_some(w, s);
+    out->count = out->listed ? slots_of_walk(w, s, out->slots) : segment_count(v->segments[s]);
+    return segment_scores(v->segments[s], &w->reader, w->query, out->listed ? out->slots : NULL,
+                          out->count, out->scores, message);
 }
 
 /* Pick out the rows just scored that are among the nearest k so far. Most are farther than
@@ -189,8 +232,7 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
     const index_version *v = w->version;
     for (int i = 0; i < scored->count; i++) {
         float score = scored->scores[i];
-        if (w->hit_count == k &&
-            walk_rank_of(v->metric, score) > walk_rank_of(v->metric, w->hits[k - 1].score))
+        if (w->hit_count == k && walk_rank_of(v->metric, score) > farthest_rank(w))
             continue;
         int slot = scored_slot(scored, i);
         index_hit hit = {score, s, slot, index_key(v, s, slot)};
@@ -243,7 +285,7 @@ static double radius_of(const index_walk *w, int k)
     const index_version *v = w->version;
     if (w->hit_count < k)
         return INFINITY;
-    double worst = w->hits[k - 1].score, n = (v->dimension + 8) * 0x1p-24, gamma = n / (1 - n);
+    double worst = w->hits[0].score, n = (v->dimension + 8) * 0x1p-24, gamma = n / (1 - n);
     if (v->metric == METRIC_KIND_L2)
         return sqrt(worst * (1 + 2 * gamma) + v->dimension * (double)FLT_MIN);
     double squared = 2 * (1 - worst) + 16 * gamma;
@@ -256,7 +298,8 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 {
     scored_slots scored = {
         .scores = scores, .slots = (int64_t *)slots, .count = count, .listed = 1};
-    int rc = segment_scores(w->version->segments[s], w->query, slots, count, scores, message);
+    int rc = segment_scores(w->version->segments[s], &w->reader, w->query, slots, count, scores,
+                            message);
     if (rc == SQLITE_OK)
         pick(w, k, s, &scored);
     return rc;
@@ -268,26 +311,38 @@ typedef struct coarse_row {
     int64_t position;
 } coarse_row;
 
-/* The rows with the smallest coarse distances, at most `most`. */
-static int find_first(const index_walk *w, const segment_answer *answers,
-                      const sketch_search *search, coarse_row *first, int most)
+/* Put a row in the place of the one with the largest distance, which is on top of the heap. */
+static void replace_first(coarse_row *heap, int count, coarse_row row)
+{
+    int i = 0;
+    for (int child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && heap[child].distance < heap[child + 1].distance)
+            child++;
+        if (heap[child].distance <= row.distance)
+            break;
+        heap[i] = heap[child];
+    }
+    heap[i] = row;
+}
+
+/* The rows with the smallest coarse distances, at most `most`, in no order; where there are
+** fewer, some are SCORED. */
+static void find_first(const index_walk *w, const segment_answer *answers,
+                       const sketch_search *search, coarse_row *first, int most)
 {
     const index_version *v = w->version;
-    int count = 0;
+    for (int i = 0; i < most; i++)
+        first[i] = (coarse_row){SCORED, 0};
     for (int s = 0; s < v->segment_count; s++) {
         const int32_t *distances = search->distances + v->starts[s];
-        for (int slot = 0; answers[s].ruling && slot < segment_count(v->segments[s]); slot++) {
+        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0;
+        for (int slot = 0; slot < rows; slot++) {
             int32_t distance = distances[slot];
-            if ((count == most && distance >= first[count - 1].distance) || distance < 0 ||
-                index_is_dead(v, s, slot))
+            if (distance >= first[0].distance || distance < 0 || passes_over(w, s, slot))
                 continue;
-            int i = count < most ? count++ : count - 1;
-            for (; i > 0 && first[i - 1].distance > distance; i--)
-                first[i] = first[i - 1];
-            first[i] = (coarse_row){distance, v->starts[s] + slot};
+            replace_first(first, most, (coarse_row){distance, v->starts[s] + slot});
         }
     }
-    return count;
 }
 
 /* Score the most promising rows, so that the k-th of them bounds the rest. */
@@ -298,9 +353,11 @@ static int score_first(index_walk *w, int k, const segment_answer *answers, sket
     coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
     if (!first)
         return SQLITE_NOMEM;
-    int count = find_first(w, answers, search, first, most);
-    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+    find_first(w, answers, search, first, most);
+    for (int i = 0; rc == SQLITE_OK && i < most; i++) {
         int s, slot;
+        if (first[i].distance == SCORED) /* there are not so many */
+            continue;
         index_locate(w->version, first[i].position, &s, &slot);
         int64_t at = slot;
         float score;
@@ -322,8 +379,7 @@ static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_sear
     int32_t limit = sketch_limit(of, search->query, radius);
     for (int slot = 0; slot < rows; slot++) {
         search->slots[count] = slot;
-        count +=
-            distances[slot] <= limit && distances[slot] != SCORED && !index_is_dead(v, s, slot);
+        count += distances[slot] <= limit && distances[slot] != SCORED && !passes_over(w, s, slot);
     }
     count = sketch_refine(of, search->query, radius, search->slots, count);
     return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
@@ -389,7 +445,7 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
         if (!answers[s].searched)
             continue;
         int count = segment_count(v->segments[s]), wanted = k < count ? k + 1 : count;
-        float worst = w->hit_count ? walk_rank_of(v->metric, w->hits[w->hit_count - 1].score) : 0;
+        float worst = w->hit_count ? farthest_rank(w) : 0;
         certain &= answers[s].found == wanted && (wanted == count || answers[s].last_rank > worst);
     }
     return certain;
@@ -405,10 +461,13 @@ static int walk_search(index_walk *w, int k, char **message)
 {
     index_version *v = w->version;
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
-    w->hits = sqlite3_malloc64(k * sizeof *w->hits);
+    index_hit *hits = sqlite3_realloc64(w->hits, (sqlite3_uint64)k * sizeof *w->hits);
     scored_slots scored;
     int rc = scored_slots_open(&scored, v), sketches = 0;
-    if (!answers || !w->hits)
+    w->hit_count = 0;
+    if (hits)
+        w->hits = hits;
+    if (!answers || !hits)
         rc = SQLITE_NOMEM;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         answers[s].searched = 0;
@@ -416,11 +475,11 @@ static int walk_search(index_walk *w, int k, char **message)
         sketches += answers[s].ruling != NULL;
         if (answers[s].ruling)
             continue;
-        if (!v->dead[s]) {
+        if (k <= SEARCH_MAX_K && !passes_over_some(w, s) && segment_has_vectors(v->segments[s])) {
             answers[s].searched = 1;
             rc = search_segment(w, s, k, &answers[s], message);
-        } else { /* FAISS would find dead rows */
-            rc = score_segment(w, s, NULL, &scored, message);
+        } else { /* FAISS would find rows that the walk passes over, or has none */
+            rc = score_segment(w, s, &scored, message);
             if (rc == SQLITE_OK)
                 pick(w, k, s, &scored);
         }
@@ -429,8 +488,9 @@ static int walk_search(index_walk *w, int k, char **message)
     }
     if (rc == SQLITE_OK && sketches)
         rc = search_by_sketches(w, k, answers, &scored, message);
-    if (rc == SQLITE_OK && !answers_are_certain(w, k, answers))
+    if (rc != SQLITE_OK || !answers_are_certain(w, k, answers))
         w->hit_count = 0;
+    hits_sort(w);
     scored_slots_close(&scored);
     sqlite3_free(answers);
     return rc;
@@ -468,11 +528,10 @@ static void heap_sink(index_walk *w, int64_t i)
 }
 
 /* Score the rows of segment `s`, and append them. */
-static int rank_segment(index_walk *w, int s, const row_set *set, scored_slots *scored,
-                        char **message)
+static int rank_segment(index_walk *w, int s, scored_slots *scored, char **message)
 {
     const index_version *v = w->version;
-    int rc = score_segment(w, s, set, scored, message);
+    int rc = score_segment(w, s, scored, message);
     for (int i = 0; rc == SQLITE_OK && i < scored->count; i++)
         w->ranked[w->left++] =
             (ranked_row){scored->scores[i], (uint32_t)(v->starts[s] + scored_slot(scored, i))};
@@ -482,7 +541,7 @@ static int rank_segment(index_walk *w, int s, const row_set *set, scored_slots *
 }
 
 /* Score every row of the walk; pick out the nearest, unless they are known. */
-static int walk_score(index_walk *w, const row_set *set, char **message)
+static int walk_score(index_walk *w, char **message)
 {
     const index_version *v = w->version;
     scored_slots scored;
@@ -498,8 +557,10 @@ static int walk_score(index_walk *w, const row_set *set, char **message)
         rc = SQLITE_NOMEM;
     w->left = 0;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++)
-        rc = rank_segment(w, s, set, &scored, message);
+        rc = rank_segment(w, s, &scored, message);
     w->hits = known;
+    if (picks)
+        hits_sort(w);
     scored_slots_close(&scored);
     if (rc != SQLITE_OK) {
         sqlite3_free(w->ranked);
@@ -529,9 +590,43 @@ static void walk_take(index_walk *w)
 
 /* ---- the walk ---- */
 
+int index_walks_by_sketches(const index_version *v)
+{
+    return v->metric != METRIC_KIND_IP && atomic_load(&v->tuning->basis) != NULL;
+}
+
+/* The most rows that are worth a search of their own, before all are scored. */
+static int64_t most_searched(const index_walk *w)
+{
+    const index_version *v = w->version;
+    if (index_walks_by_sketches(v) && w->count >= v->slots / SKETCH_SET_SHARE)
+        return w->count / SKETCH_SHARE > SEARCH_MAX_K ? w->count / SKETCH_SHARE : SEARCH_MAX_K;
+    return w->set ? 0 : SEARCH_MAX_K;
+}
+
+/* How many rows to search for where `depth` are expected to be read; 0: score all. */
+static int64_t depth_of_search(const index_walk *w, int64_t depth)
+{
+    if (depth == WALK_UNKNOWN)
+        depth = index_walks_by_sketches(w->version) ? DEPTH_TRIED : 0;
+    if (depth > w->count)
+        depth = w->count;
+    return depth <= most_searched(w) ? depth : 0;
+}
+
+/* The rows found so far were not enough: find more of them, or score all. */
+static int walk_deepen(index_walk *w, char **message)
+{
+    int64_t deeper = w->hit_count * DEEPER, most = most_searched(w);
+    if (deeper > most && w->hit_count <= most / 2)
+        deeper = most;
+    if (w->deepens && deeper > 0 && deeper <= most && index_walks_by_sketches(w->version))
+        return walk_search(w, (int)deeper, message);
+    return walk_score(w, message);
+}
+
 static int open_walk(index_version *v, const float *query, int normalize, const row_set *set,
-                     int64_t depth, index_check *check, void *argument, index_walk **out,
-                     char **message)
+                     int64_t depth, const vector_reader *reader, index_walk **out, char **message)
 {
     *out = NULL;
     if (v->slots > UINT32_MAX) {
@@ -543,8 +638,10 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         return SQLITE_NOMEM;
     memset(w, 0, sizeof *w);
     w->version = index_retain(v);
-    w->check = check;
-    w->check_argument = argument;
+    if (reader)
+        w->reader = *reader;
+    w->set = set;
+    w->deepens = depth != WALK_UNKNOWN;
     w->count = set ? set->count : v->rows;
     size_t bytes = (size_t)v->dimension * sizeof *query;
     w->query = sqlite3_malloc64(bytes ? bytes : 1);
@@ -554,15 +651,11 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
         if (normalize)
             segment_normalize(w->query, v->dimension);
     }
-    if (depth > w->count)
-        depth = w->count;
-    if (rc == SQLITE_OK && set)
-        rc = walk_score(w, set, message);
-    else if (rc == SQLITE_OK && depth > 0 && depth <= SEARCH_MAX_K)
-        rc = walk_search(w, (int)depth, message);
-    else if (rc == SQLITE_OK && depth == WALK_UNKNOWN && w->count > 0 &&
-             atomic_load(&v->tuning->basis))
-        rc = walk_search(w, w->count < DEPTH_TRIED ? (int)w->count : DEPTH_TRIED, message);
+    int64_t first = depth_of_search(w, depth);
+    if (rc == SQLITE_OK && first)
+        rc = walk_search(w, (int)first, message);
+    else if (rc == SQLITE_OK && set)
+        rc = walk_score(w, message);
     if (rc == SQLITE_OK)
         index_improve(v);
     if (rc != SQLITE_OK) {
@@ -574,19 +667,27 @@ static int open_walk(index_version *v, const float *query, int normalize, const 
 }
 
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message)
+                    const vector_reader *reader, index_walk **out, char **message)
 {
     int normalize = v->metric == METRIC_KIND_COSINE;
-    return open_walk(v, query, normalize, set, depth, check, argument, out, message);
+    return open_walk(v, query, normalize, set, depth, reader, out, message);
 }
 
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message)
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message)
 {
     int s, slot;
     index_locate(v, position, &s, &slot);
-    const float *stored = segment_vector(v->segments[s], slot); /* normalized already */
-    return open_walk(v, stored, 0, NULL, depth, check, argument, out, message);
+    int64_t at = slot;
+    float *stored = sqlite3_malloc64((sqlite3_uint64)v->dimension * sizeof *stored);
+    *out = NULL;
+    if (!stored)
+        return SQLITE_NOMEM;
+    int rc = segment_read(v->segments[s], reader, &at, 1, stored, message);
+    if (rc == SQLITE_OK) /* normalized already */
+        rc = open_walk(v, stored, 0, NULL, depth, reader, out, message);
+    sqlite3_free(stored);
+    return rc;
 }
 
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
@@ -598,10 +699,10 @@ int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message)
         return SQLITE_ROW;
     }
     if (!w->ranked) {
-        int rc = walk_score(w, NULL, message);
+        int rc = walk_deepen(w, message);
         if (rc != SQLITE_OK)
             return rc;
-        return index_walk_at(w, i, hit, message); /* it may be among those picked out */
+        return index_walk_at(w, i, hit, message); /* it may be among those found now */
     }
     if (!w->is_heap)
         walk_heapify(w);

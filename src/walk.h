@@ -29,28 +29,33 @@ typedef struct index_hit {
 
 /*
 ** It holds a reference to its version. Where it is known that few rows will be
-** asked for (`depth`), they come from a search by FAISS. Otherwise, and beyond
-** that, every row is scored once; the nearest are picked out on the way, and the
-** rest is put in order as far as it is asked for. Reading all n rows costs two
-** scans at most, and one heap sort.
+** asked for (`depth`), they come from a search, by sketches or by FAISS; if it turns out
+** that some more are asked for, sketches find eight times as many. Where one cannot
+** tell, they find the first few. Otherwise, and beyond that, every row is scored once; the
+** nearest are picked out on the way, and the rest is put in order as far as it is asked
+** for. Reading all n rows costs the first searches, one scan, and one heap sort.
 */
 typedef struct index_walk index_walk;
 
 /* Begin a walk, of which `depth` rows are expected to be read (WALK_UNKNOWN: one
 ** cannot tell). `query` has the version's dimension and is copied, normalized for
-** cosine. `set` may be NULL; it is read now and not kept. `check` may be NULL. */
+** cosine. `set` may be NULL; it is to outlive the walk. `reader` is NULL or copied;
+** what it fails with ends the walk. */
 enum { WALK_UNKNOWN = -1 };
 int index_walk_open(index_version *v, const float *query, const row_set *set, int64_t depth,
-                    index_check *check, void *argument, index_walk **out, char **message);
+                    const vector_reader *reader, index_walk **out, char **message);
 
 /* The same from the row at a position, whose stored vector is the query. */
-int index_walk_open_row(index_version *v, int64_t position, int64_t depth, index_check *check,
-                        void *argument, index_walk **out, char **message);
+int index_walk_open_row(index_version *v, int64_t position, int64_t depth,
+                        const vector_reader *reader, index_walk **out, char **message);
 
 /* The i-th row (from 0); i grows by at most one from call to call, or goes back.
 ** SQLITE_ROW, SQLITE_DONE or an error with its message. */
 int index_walk_at(index_walk *w, int64_t i, index_hit *hit, char **message);
 void index_walk_close(index_walk *w);
+
+/* Whether the first rows of a walk cost much less than all of them. */
+int index_walks_by_sketches(const index_version *v);
 
 /* What rows are ordered by: smaller is nearer for every metric; NaN (the inner
 ** product of huge numbers of both signs) comes last. */

@@ -29,6 +29,15 @@ def connect(path=":memory:", timeout=0.0, **options):
     return load(plain(path, timeout, **options))
 
 
+def host(path=":memory:", timeout=0.0, **options):
+    """A connection that may publish."""
+    connection = plain(path, timeout, **options)
+    connection.enable_load_extension(True)
+    connection.execute("SELECT load_extension(?, 'sqlite3_faiss_host_init')", [EXTENSION])
+    connection.enable_load_extension(False)
+    return connection
+
+
 def vector(*values):
     """The BLOB of these float32 values."""
     return struct.pack(f"<{len(values)}f", *values)

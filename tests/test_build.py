@@ -2,7 +2,6 @@
 the messages about what is missing, and another FAISS in the same process."""
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,45 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from checkout import BUILD, copy_sources, make, run
 from database import EXTENSION, ROOT
-
-BUILD = Path(EXTENSION).parent
 
 pytestmark = pytest.mark.skipif(
     bool(os.environ.get("SQLITE_FAISS_SANITIZE")), reason="tested with the plain build"
 )
 
-# The variables that the make which runs this suite was given, without its flags and job server.
-GIVEN = shlex.split(os.environ.get("MAKEFLAGS", "").partition("-- ")[2])
-
-
-def run(*command, cwd=ROOT, **environment):
-    of_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    inherited = {name: value for name, value in os.environ.items() if name not in of_make}
-    return subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=inherited | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def make(tree, *arguments):
-    return run("make", *GIVEN, "BUILD=build", *arguments, cwd=tree)
-
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the sources, built by a parallel make with the FAISS that is built already."""
-    directory = tmp_path_factory.mktemp("build") / "tree"
-    left_out = shutil.ignore_patterns("build", ".git", "__pycache__")
-    shutil.copytree(ROOT, directory, symlinks=True, ignore=left_out)
-    (directory / "build").mkdir()
-    for faiss in BUILD.glob("faiss-*"):
-        (directory / "build" / faiss.name).symlink_to(faiss)
+    directory = copy_sources(tmp_path_factory.mktemp("build") / "tree")
     done = make(directory, "-j4")
     assert done.returncode == 0, done.stdout
     return directory
@@ -66,9 +38,10 @@ def objects_made(tree, *arguments):
 # ---- what faiss.so shows ----
 
 
-def test_one_exported_symbol():
+def test_only_the_entry_points_are_exported():
     lines = run("nm", "-D", "--defined-only", EXTENSION + ".so").stdout.splitlines()
-    assert [line.split()[-1] for line in lines] == ["sqlite3_faiss_init"]
+    symbols = sorted(line.split()[-1] for line in lines)
+    assert symbols == ["sqlite3_faiss_host_init", "sqlite3_faiss_init"]
 
 
 def test_openblas_is_the_openmp_flavour():

@@ -722,7 +722,7 @@ def test_long_work_can_be_interrupted(memory, long, by):
     if by == "interrupt":
         stop.start()
     else:
-        memory.set_progress_handler(lambda: time.monotonic() > asked, 1000)
+        memory.set_progress_handler(lambda: time.monotonic() > asked, 50)
     with pytest.raises(sqlite3.OperationalError, match="^interrupted$"):
         memory.execute(long.sql, parameters).fetchall()
     ended = time.monotonic()

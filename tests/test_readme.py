@@ -129,7 +129,13 @@ def run(command, place, text=None):
     done = subprocess.run(
         command,
         cwd=place,
-        env={**os.environ, "HOME": str(place)},
+        env={
+            **os.environ,
+            "HOME": str(place),
+            # As if the package were installed, with the extension under test.
+            "PYTHONPATH": str(ROOT / "src" / "python"),
+            "SQLITE_FAISS_LIBRARY": str(place / "build" / "faiss.so"),
+        },
         input=text,
         capture_output=True,
         text=True,
@@ -219,6 +225,9 @@ def check_virtual_environment(arguments, place):
 def check_pip(arguments, place):
     """The suite installs the same from the list that is pinned."""
     action, *packages = arguments
+    if packages == ["."]:  # tests/test_package.py installs it
+        assert (ROOT / "pyproject.toml").exists()
+        return
     pinned = (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
     assert action == "install" and packages
     for package in packages:
@@ -229,6 +238,7 @@ CHECKS = {
     "make": check_make,
     DEBIAN_PYTHON: check_virtual_environment,
     "venv/bin/pip": check_pip,
+    "pip": check_pip,
     "venv/bin/datasette": check_datasette,
 }
 
@@ -289,6 +299,17 @@ def test_every_function_is_described(memory):
         "SELECT name, narg FROM pragma_function_list WHERE name LIKE 'faiss%'"
     ).fetchall()
     assert documented == set(registered)
+
+
+def test_every_function_of_a_host_is_described(memory):
+    documented = set()
+    for signature in first_cells(section("Publishing to other connections"), "on a host"):
+        name, required, optional = re.fullmatch(r"(\w+)\((\w.*?)?(?: ?\[.*)?\)", signature).group(1, 2, 0)
+        least = len(required.split(",")) if required else 0
+        documented |= {(name, least)} | ({(name, least + 1)} if "[" in optional else set())
+    of_host = "SELECT name, narg FROM pragma_function_list WHERE name LIKE 'faiss%'"
+    with closing(database.host()) as host:
+        assert documented == set(host.execute(of_host)) - set(memory.execute(of_host))
 
 
 def test_every_module_has_a_section(memory):
@@ -415,14 +436,11 @@ def test_every_plan_is_described(docs):
     assert first_cells(section("Query plans"), "plan") == shown
 
 
-def test_no_name_is_made_up(memory):
+def test_no_name_is_made_up():
     """Every faiss_… of the text is registered."""
-    known = set(
-        column(
-            memory,
-            "SELECT name FROM pragma_function_list UNION SELECT name FROM pragma_module_list",
-        )
-    )
+    names = "SELECT name FROM pragma_function_list UNION SELECT name FROM pragma_module_list"
+    with closing(database.host()) as host:
+        known = set(column(host, names))
     assert set(re.findall(r"\bfaiss_[a-z_]+", README)) <= known
 
 

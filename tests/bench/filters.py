@@ -11,129 +11,33 @@ import random
 import shutil
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 
 import numpy
 
+from contenders import Place, RawFaiss
+from docs import Truth, make_buckets, write_docs
+from peers import PERCENTS, Installed, Subject, sqlite_vec, sqlite_vector, vectorlite
 from processes import Processes, milliseconds
 from report import Table, describe_machine, finish, number, print_machine, say
+from settled import settle
 from vectors import add_arguments, read_or_make
 
 K = 10
-PERCENTS = (1, 10, 50)
 SLICES = 3  # each process takes every third query
 LATERAL_ROWS, LATERAL_CHUNK = 1000, 100
-# Of a squared distance, between float32 and float64: equally near rows may change places.
-TOLERANCE = 1e-6
-
-PEER_FILES = {
-    "sqlite-vec": "sqlite_vec/vec0.so",
-    "sqlite-vector": "sqlite_vector/binaries/vector.so",
-    "vectorlite": "vectorlite_py/vectorlite.so",
-}
-
-
-def condition(column, percent):
-    return f"{column} = 0" if percent == 1 else f"{column} < {percent}"
-
-
-# ---- data ----
-
-
-class Truth:
-    """Brute force in float64: which rows are the nearest, and how far they are."""
-
-    def __init__(self, vectors, queries, buckets):
-        self.vectors = vectors.astype("f8")
-        self.queries = queries.astype("f8")
-        self.buckets = buckets
-        self.squares = [self.squares_from(query) for query in self.queries]
-
-    def squares_from(self, query):
-        difference = self.vectors - query
-        return numpy.einsum("ij,ij->i", difference, difference)
-
-    def recall(self, answer, squares, percent=100, k=K, leave_out=None):
-        """The share of the k nearest rows that the ids of an answer have; ties count as right."""
-        allowed = self.buckets < percent
-        if leave_out is not None:
-            allowed[leave_out - 1] = False
-        k = min(k, int(allowed.sum()))
-        limit = numpy.partition(squares[allowed], k - 1)[k - 1] * (1 + TOLERANCE)
-        rows = {id - 1 for id in answer[:k]}
-        return sum(bool(allowed[row]) and squares[row] <= limit for row in rows) / k
-
-    def distances_differ(self, answer, squares):
-        """Whether an answer of (id, distance) is not in order, or tells other distances."""
-        ids, found = (numpy.array(column) for column in zip(*answer))
-        expected = numpy.sqrt(squares[ids - 1])
-        in_order = numpy.all(numpy.diff(found) >= 0)
-        return not (in_order and numpy.allclose(found, expected, 1e-6, 1e-6))
-
-
-def write_docs(path, vectors, buckets):
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute(
-        "CREATE TABLE docs("
-        "id INTEGER PRIMARY KEY, bucket INTEGER, indexed_bucket INTEGER, embedding BLOB)"
-    )
-    connection.executemany(
-        "INSERT INTO docs VALUES (?, ?, ?, ?)",
-        (
-            (id, bucket, bucket, row.tobytes())
-            for id, (bucket, row) in enumerate(zip(buckets.tolist(), vectors), 1)
-        ),
-    )
-    connection.execute("CREATE INDEX docs_by_bucket ON docs(indexed_bucket)")
-    connection.commit()
-    connection.close()
 
 
 # ---- subjects: this extension and its peers ----
-
-
-class Subject:
-    """An extension, a database, what each connection begins with, and the statements to time.
-
-    `statements` are named (form, percent or 100); each takes :query and gives ids first.
-    """
-
-    def __init__(self, name, extension, database, dimension):
-        self.name, self.extension, self.database = name, str(extension), str(database)
-        self.dimension = dimension
-        self.version = None
-        self.build = []
-        self.begin = []
-        self.statements = {}
-        self.unanswered = set()  # forms without an answer to check: SELECT alone
-
-    def __str__(self):
-        return self.name
-
-    def connect(self):
-        connection = sqlite3.connect(self.database, isolation_level=None)
-        connection.enable_load_extension(True)
-        connection.load_extension(self.extension)
-        for sql in self.begin:
-            connection.execute(sql).fetchall()
-        return connection
-
-    def forms(self, template, form, column=None, percents=PERCENTS):
-        """A statement with {filter} in it for each percent, and without a filter at 100."""
-        for percent in (100,) if column is None else percents:
-            added = condition(column, percent) if column else ""
-            self.statements[form, percent] = template.format(filter=added)
 
 
 MATCH = "SELECT id, distance FROM docs_index WHERE embedding MATCH :query"
 FORMS = {"k": f"AND k = {K}", "limit": f"ORDER BY distance LIMIT {K}"}
 
 
-def this_extension(path, database, dimension):
-    subject = Subject("sqlite-faiss", path, database, dimension)
+def this_extension(*where):
+    subject = Subject("sqlite-faiss", *where)
     subject.version = "SELECT faiss_version()"
     subject.build = ["CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)"]
     for form, end in FORMS.items():
@@ -147,107 +51,49 @@ def this_extension(path, database, dimension):
     return subject
 
 
-def sqlite_vec(path, database, dimension):
-    subject = Subject("sqlite-vec", path, database, dimension)
-    subject.version = "SELECT vec_version()"
-    subject.build = [
-        f"CREATE VIRTUAL TABLE docs_vec USING vec0(embedding float[{dimension}], bucket INTEGER)",
-        "INSERT INTO docs_vec(rowid, embedding, bucket) SELECT id, embedding, bucket FROM docs",
-    ]
-    match = f"SELECT rowid, distance FROM docs_vec WHERE embedding MATCH :query AND k = {K}"
-    chosen = "rowid IN (SELECT id FROM docs WHERE {filter})"
-    scalar = "SELECT id FROM docs {where} ORDER BY vec_distance_l2(embedding, :query) LIMIT 10"
-    subject.forms(match, "vec0")
-    subject.forms(match + " AND {filter}", "vec0, metadata column", "bucket")
-    subject.forms(f"{match} AND {chosen}", "vec0, rowid IN (indexed)", "indexed_bucket")
-    subject.forms(scalar.format(where=""), "vec_distance_l2")
-    where = scalar.format(where="WHERE {filter}")
-    subject.forms(where, "vec_distance_l2, indexed", "indexed_bucket")
-    return subject
-
-
-def sqlite_vector(path, database, dimension):
-    subject = Subject("sqlite-vector", path, database, dimension)
-    subject.version = "SELECT vector_version()"
-    options = f"type=FLOAT32,dimension={dimension},distance=L2"
-    subject.begin = [f"SELECT vector_init('docs', 'embedding', '{options}')"]
-    search = "SELECT rowid, distance FROM vector_full_scan('docs', 'embedding', :query"
-    subject.forms(f"{search}, {K})", "full scan")
-    chosen = "rowid IN (SELECT id FROM docs WHERE {filter})"
-    template = f"{search}) WHERE {chosen} ORDER BY distance LIMIT {K}"
-    subject.forms(template, "full scan, rowid IN (indexed)", "indexed_bucket")
-    return subject
-
-
-def vectorlite(path, database, dimension):
-    subject = Subject("vectorlite", path, database, dimension)
-    subject.version = "SELECT vectorlite_info()"
-    subject.build = [
-        f"CREATE VIRTUAL TABLE docs_hnsw USING vectorlite(embedding float32[{dimension}], "
-        f"hnsw(max_elements=1000000), '{database}.hnsw')",
-        "INSERT INTO docs_hnsw(rowid, embedding) SELECT id, embedding FROM docs",
-    ]
-    match = f"knn_search(embedding, knn_param(:query, {K}, 100))"
-    search = f"SELECT rowid, distance FROM docs_hnsw WHERE {match}"
-    subject.forms(search, "HNSW, ef=100")
-    chosen = "rowid IN (SELECT id FROM docs WHERE {filter})"
-    subject.forms(f"{search} AND {chosen}", "HNSW, ef=100, rowid IN (indexed)", "indexed_bucket")
-    return subject
-
-
 PEERS = {"sqlite-vec": sqlite_vec, "sqlite-vector": sqlite_vector, "vectorlite": vectorlite}
-
-
-def install_peers(directory):
-    """Their extensions by name, in a virtual environment made here when it is not there yet."""
-    wanted = pathlib.Path(__file__).with_name("peers.txt")
-    installed = directory / "installed"
-    if not installed.exists() or installed.read_text() != wanted.read_text():
-        python = directory / "bin" / "python"
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", wanted]
-        for command in ([sys.executable, "-m", "venv", directory], [python, *install]):
-            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            done = subprocess.run(command, **streams)
-            if done.returncode != 0:
-                raise RuntimeError((done.stdout.strip() or "failed").splitlines()[-1])
-        installed.write_text(wanted.read_text())
-    found = {}
-    for name, file in PEER_FILES.items():
-        paths = list(directory.glob(f"lib/python*/site-packages/{file}"))
-        if not paths:
-            raise RuntimeError(f"{file} is not among the installed files")
-        found[name] = paths[0]
-    return found
 
 
 # ---- measuring, each function in a process of its own ----
 
 
 def prepare(subject):
-    connection = subject.connect()
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("BEGIN")
-    for sql in subject.build:
-        connection.execute(sql)
-    connection.execute("COMMIT")
-    version = connection.execute(subject.version).fetchone()[0]
-    connection.close()
-    return version
+    return subject.prepare()
 
 
-def searches(subject, queries, seed):
-    """Each statement with each query, in random order: {name: [(ms, query number, ids)]}."""
+def build_flat(flat, place):
+    return flat.build(place)
+
+
+FLAT = ("flat", 100)  # raw FAISS, beside the statements of this extension
+
+
+def searches(subject, queries, seed, flat=None, place=None):
+    """Each statement with each query, in random order: {name: [(ms, query number, ids)]}. With
+    `flat`, a search of all rows by FAISS itself is one of them."""
     connection = subject.connect()
     shuffled = random.Random(seed)
     names = list(subject.statements)
+    if flat:
+        flat.load(place)
+        flat.open(place)
+        names.append(FLAT)
+        sql, first = subject.statements["k", 100], {"query": queries[0][1]}
+        settle(connection, lambda: connection.execute(sql, first).fetchall())
+
+    def search(name, blob):
+        if name == FLAT:
+            return [(id,) for id in flat.search(numpy.frombuffer(blob, "<f4"), K)]
+        return connection.execute(
+            subject.statements[name], {"query": blob, "k": K}
+        ).fetchall()
+
     found = {name: [] for name in names}
     warm = False
     for query, blob in [queries[0], *queries]:
         shuffled.shuffle(names)
         for name in names:
-            sql = subject.statements[name]
-            parameters = {"query": blob}
-            took, rows = milliseconds(lambda: connection.execute(sql, parameters).fetchall())
+            took, rows = milliseconds(lambda: search(name, blob))
             if warm:
                 keep = name[0] not in subject.unanswered
                 found[name].append((took, query, rows if keep else len(rows)))
@@ -349,14 +195,16 @@ def all_pairs(subject, sample):
     return took, pairs
 
 
-def measure_searches(processes, subjects, queries, rounds):
+def measure_searches(processes, subjects, queries, rounds, flat, place):
     """All subjects in turn, each in a new process: {subject: {statement: [(ms, query, rows)]}}."""
     found = {subject.name: {} for subject in subjects}
     for round in range(rounds):
         say(f"filtered searches, round {round + 1} of {rounds}")
         first = round % len(subjects)
         for subject in subjects[first:] + subjects[:first]:
-            result = processes.run(searches, subject, queries[round % SLICES :: SLICES], round)
+            beside = (flat, place) if subject is subjects[0] else ()
+            some = queries[round % SLICES :: SLICES]
+            result = processes.run(searches, subject, some, round, *beside)
             for statement, measured in (result or {}).items():
                 found[subject.name].setdefault(statement, []).extend(measured)
     return found
@@ -388,7 +236,7 @@ def summarize_searches(found, subjects, truth, failures):
                     for _, query, rows in measured
                 ]
                 row["recall"] = statistics.mean(recalls)
-                if subject is subjects[0]:
+                if subject is subjects[0] and (form, percent) != FLAT:
                     wrong = sum(
                         recall < 1
                         or len(rows) != min(K, int((truth.buckets < percent).sum()))
@@ -471,24 +319,27 @@ def described(column, percent):
 
 
 def show_searches(table, own):
-    """The filtered searches of this extension and their goals."""
+    """The filtered searches of this extension and their goals, which are relative to a flat search
+    of all rows."""
+    base = own["flat 100"]["median_ms"]
     for form, end in FORMS.items():
         unfiltered = own[f"{form} 100"]
         table.heading(f"MATCH ? [AND filter] {end} (ms)", *FORM_COLUMNS)
-        table.row("no filter", unfiltered)
-        base = unfiltered["median_ms"]
+        table.row("no filter, FAISS itself (flat)", own["flat 100"])
+        share = unfiltered["median_ms"] / base
+        table.row("no filter", unfiltered, "flat", number(share, 3))
         for column in ("indexed_bucket", "bucket"):
             for percent in PERCENTS:
                 figures = own[f"{form} {column} {percent}"]
                 alone = own[f"select {column} {percent}"]
                 what, median = described(column, percent), figures["median_ms"]
                 if percent > 1:
-                    goal = "unfiltered", median / base, 1.3
+                    goal = "flat", median / base, 1.3
                 elif column == "indexed_bucket":
-                    goal = "unfiltered", median / base, 0.2
+                    goal = "flat", median / base, 0.2
                 else:
                     bound = 1.1 * alone["median_ms"] + 0.5 * base
-                    goal = "1.1 SELECT + 0.5 unfiltered", median / bound, 1
+                    goal = "1.1 SELECT + 0.5 flat", median / bound, 1
                 table.row(what, figures, *table.compared(f"{what}, {end}", *goal))
     table.heading("SELECT rowid FROM docs WHERE filter (ms)", *FORM_COLUMNS[:2])
     for column in ("indexed_bucket", "bucket"):
@@ -555,17 +406,19 @@ def main():
     rows, dimension = vectors.shape
     if rows < 1000 or len(queries) < SLICES:
         sys.exit(f"{source}: at least 1,000 vectors and {SLICES} queries are needed")
-    buckets = numpy.random.default_rng(1).permutation(rows) % 100
-    truth = Truth(vectors, queries, buckets)
+    buckets = make_buckets(rows)
+    truth = Truth(vectors, queries, buckets, K)
     blobs = [(number, query.tobytes()) for number, query in enumerate(queries)]
 
-    peers, left_out = {}, "not asked for"
+    peers, left_out = {}, {}
     if options.peers:
         say("peers")
-        try:
-            peers = install_peers(pathlib.Path(options.peers).resolve())
-        except (OSError, RuntimeError) as error:
-            left_out = str(error)
+        installed = Installed(options.peers)
+        for name in PEERS:
+            try:
+                peers[name] = installed.extensions(name)
+            except RuntimeError as error:
+                left_out[name] = str(error)
     machine = describe_machine() | {"sqlite": sqlite3.sqlite_version}
     versions = {}
     processes = Processes()
@@ -575,16 +428,20 @@ def main():
         work = pathlib.Path(directory)
         write_docs(work / "docs.db", vectors, buckets)
         subjects = []
-        extensions = {"sqlite-faiss": pathlib.Path(options.extension).resolve(), **peers}
-        for name, extension in extensions.items():
+        own = str(pathlib.Path(options.extension).resolve())
+        for name, extensions in {"sqlite-faiss": [own], **peers}.items():
             database = shutil.copyfile(work / "docs.db", work / f"{name}.db")
-            subject = PEERS.get(name, this_extension)(extension, database, dimension)
+            subject = PEERS.get(name, this_extension)(extensions, database, dimension)
             versions[name] = processes.run(prepare, subject)
             if versions[name] is not None:
                 subjects.append(subject)
             elif name not in PEERS:
                 sys.exit(processes.failures[-1])
-        found = measure_searches(processes, subjects, blobs, options.rounds)
+        flat = RawFaiss("FAISS Flat", "Flat")
+        place = Place(work, work / "docs.db", rows, dimension, own, None)
+        if processes.run(build_flat, flat, place) is None:
+            sys.exit(processes.failures[-1])
+        found = measure_searches(processes, subjects, blobs, options.rounds, flat, place)
         searched = summarize_searches(found, subjects, truth, processes.failures)
         joins = measure_joins(processes, subjects[0], blobs, vectors, truth, options.repeats)
 
@@ -593,8 +450,8 @@ def main():
     print(f"SQLite {sqlite3.sqlite_version}, Python {platform.python_version()}")
     for name, version in versions.items():
         print(f"{name}: {' '.join(str(version).split())}")
-    if not peers:
-        print(f"peers left out: {left_out}")
+    for name, reason in left_out.items():
+        print(f"{name} left out: {reason}")
     times = len(found[subjects[0].name].get(("k", 100), ()))
     print(f"medians of {times} searches in {options.rounds} processes each, taking turns")
     table = BesideSearches()
@@ -605,7 +462,7 @@ def main():
         show_peers(table, searched, subjects)
     table.summary()
     everything = {"rows": rows, "dimension": dimension, "data": source, "machine": machine}
-    everything |= {"versions": versions, "peers_left_out": None if peers else left_out}
+    everything |= {"versions": versions, "peers_left_out": left_out}
     everything |= {"goals": table.goals, "searches": searched, "joins": joins}
     correct = "Every answer of sqlite-faiss was that of brute force in float64."
     finish(processes.failures, correct, options.json, everything)

@@ -26,6 +26,7 @@ def describe_machine():
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.platform(),
         "load_average": ", ".join(f"{value:.2f}" for value in os.getloadavg()),
     }
@@ -38,6 +39,14 @@ def print_machine(machine):
 
 def number(value, digits=0):
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def markdown_table(columns, rows):
+    """The first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|")
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 class Table:

@@ -56,8 +56,7 @@ static void search(index_version *v, int64_t *keys)
 {
     index_walk *w;
     char *message = NULL;
-    stop_unless(index_walk_open(v, query, NULL, K, NULL, NULL, &w, &message) == SQLITE_OK,
-                "a search");
+    stop_unless(index_walk_open(v, query, NULL, K, NULL, &w, &message) == SQLITE_OK, "a search");
     for (int i = 0; i < K; i++) {
         index_hit hit;
         stop_unless(index_walk_at(w, i, &hit, &message) == SQLITE_ROW, "a row");

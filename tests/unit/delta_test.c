@@ -88,8 +88,8 @@ static void assert_same_walk(index_version *a, index_version *b, int64_t depth)
     float query[DIMENSION] = {0.5f};
     char *message = NULL;
     index_walk *wa, *wb;
-    assert_int_equal(index_walk_open(a, query, NULL, depth, NULL, NULL, &wa, &message), SQLITE_OK);
-    assert_int_equal(index_walk_open(b, query, NULL, depth, NULL, NULL, &wb, &message), SQLITE_OK);
+    assert_int_equal(index_walk_open(a, query, NULL, depth, NULL, &wa, &message), SQLITE_OK);
+    assert_int_equal(index_walk_open(b, query, NULL, depth, NULL, &wb, &message), SQLITE_OK);
     for (int64_t i = 0; i <= a->rows; i++) {
         index_hit ha, hb;
         int rc = index_walk_at(wa, i, &ha, &message);

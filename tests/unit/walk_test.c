@@ -13,7 +13,7 @@ static void check_walk(index_version *v, const float *query, const row_set *set,
 {
     index_walk *w;
     char *message = NULL;
-    assert_int_equal(index_walk_open(v, query, set, depth, NULL, NULL, &w, &message), SQLITE_OK);
+    assert_int_equal(index_walk_open(v, query, set, depth, NULL, &w, &message), SQLITE_OK);
     float former = -INFINITY;
     int64_t former_key = INT64_MIN, count = 0;
     index_hit hit, again;
@@ -107,12 +107,12 @@ static void a_walk_can_be_stopped(void **state)
     index_walk *w;
     char *message = NULL;
     int calls = 2;
-    assert_int_equal(index_walk_open(v, query, NULL, 10, stop, &calls, &w, &message),
-                     SQLITE_INTERRUPT);
+    const vector_reader reader = {.check = stop, .argument = &calls};
+    assert_int_equal(index_walk_open(v, query, NULL, 10, &reader, &w, &message), SQLITE_INTERRUPT);
     assert_null(w);
     calls = 5; /* three for the first search, two of the scoring */
     index_hit hit;
-    assert_int_equal(index_walk_open(v, query, NULL, 10, stop, &calls, &w, &message), SQLITE_OK);
+    assert_int_equal(index_walk_open(v, query, NULL, 10, &reader, &w, &message), SQLITE_OK);
     assert_int_equal(index_walk_at(w, 9, &hit, &message), SQLITE_ROW);
     assert_int_equal(index_walk_at(w, 10, &hit, &message), SQLITE_INTERRUPT);
     calls = 1000; /* and goes on when asked again */
@@ -140,7 +140,7 @@ static void infinite_distances_come_last(void **state)
     index_walk *w;
     const float query = 0;
     static const int64_t expected[] = {4, 2, 1, 3};
-    assert_int_equal(index_walk_open(v, &query, NULL, 4, NULL, NULL, &w, &message), SQLITE_OK);
+    assert_int_equal(index_walk_open(v, &query, NULL, 4, NULL, &w, &message), SQLITE_OK);
     for (int i = 0; i < 4; i++) {
         index_hit hit;
         assert_int_equal(index_walk_at(w, i, &hit, &message), SQLITE_ROW);

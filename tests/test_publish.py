@@ -1,0 +1,661 @@
+"""Tables that a host connection publishes, searched from other connections of the process."""
+
+import itertools
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import numpy
+import pytest
+
+import database
+import oracle
+from database import column, fill, rows, scalar, vector
+
+# Integer coordinates, whose scores are exact.
+VECTORS = numpy.random.default_rng(5).integers(-9, 10, (400, 4))
+
+
+@pytest.fixture
+def host(connect, tmp_path):
+    """The host of `shop.db`, whose docs have a key, a slug and an embedding; none is published."""
+    connection = database.host(tmp_path / "shop.db", timeout=10)
+    connection.execute("PRAGMA journal_mode = wal").fetchone()
+    connection.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, slug TEXT, embedding BLOB)")
+    connection.execute("BEGIN")
+    connection.executemany(
+        "INSERT INTO docs VALUES (?, ?, ?)",
+        [(i, f"slug {i}", vector(*row)) for i, row in enumerate(VECTORS, 1)],
+    )
+    connection.execute("COMMIT")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def visitor(connect):
+    """A connection to no file."""
+    return connect()
+
+
+def publish(host, *arguments):
+    marks = ", ".join("?" * len(arguments))
+    assert rows(host, f"SELECT faiss_publish({marks})", arguments) == [(None,)]
+
+
+def table(host, id="id", what="docs"):
+    """What the oracle takes: rows as they are now."""
+    return rows(host, f"SELECT rowid, {id}, embedding FROM {what}")
+
+
+def search(connection, query, k, name="shop", what="docs"):
+    return rows(
+        connection, "SELECT id, score FROM faiss_search(?, ?, ?, ?)", [name, what, query, k]
+    )
+
+
+QUERY = vector(1, 2, 3, 4)
+
+
+def failure(connection, sql, parameters=()):
+    with pytest.raises(sqlite3.Error) as caught:
+        connection.execute(sql, parameters).fetchall()
+    return str(caught.value)
+
+
+# ---- answers ----
+
+
+@pytest.mark.parametrize("id", ["id", "slug"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_every_form_of_search(host, visitor, id, metric):
+    publish(host, "shop", "docs", f"id={id}, metric={metric}")
+    expected = oracle.nearest(table(host, id), QUERY, 7, metric)
+    assert search(visitor, QUERY, 7) == expected
+    arguments = ["shop", "docs", QUERY]
+    ids = [id for id, _ in expected]
+    assert json.loads(scalar(visitor, "SELECT faiss_search(?, ?, ?, 7)", arguments)) == ids
+    pairs = scalar(visitor, "SELECT faiss_search_with_scores(?, ?, ?, 7)", arguments)
+    assert [tuple(pair) for pair in json.loads(pairs)] == expected
+    streamed = "SELECT id, score FROM faiss_search(?, ?, ?)"
+    everything = oracle.nearest(table(host, id), QUERY, len(VECTORS), metric)
+    assert rows(visitor, streamed, arguments) == everything
+    assert rows(visitor, streamed + " LIMIT 7", arguments) == expected
+    assert rows(visitor, streamed + " LIMIT 5 OFFSET 140", arguments) == everything[140:145]
+    assert search(visitor, QUERY, 10**6) == everything
+
+
+def test_conditions_and_columns(host, visitor):
+    publish(host, "shop", "docs", "id=slug")
+    everything = oracle.nearest(table(host, "slug"), QUERY, len(VECTORS))
+    third, bound = everything[2][0], everything[10][1]
+    call = "FROM faiss_search('shop', 'docs', ?)"
+    assert rows(visitor, f"SELECT id, score {call} WHERE id = ?", [QUERY, third]) == [everything[2]]
+    assert column(visitor, f"SELECT id {call} WHERE score < ?", [QUERY, bound]) == [
+        id for id, score in everything if score < bound
+    ]
+    assert column(visitor, f"SELECT id {call} WHERE id IN (?, ?)", [QUERY, third, "no"]) == [third]
+    stored = scalar(host, "SELECT embedding FROM docs WHERE slug = ?", [third])
+    found = rows(
+        visitor,
+        f'SELECT database, "table", embedding, distance {call} WHERE id = ?',
+        [QUERY, third],
+    )
+    assert found == [("shop", "docs", stored, everything[2][1] ** 0.5)]
+
+
+def test_cosine_reads_back_what_is_stored(host, visitor):
+    publish(host, "shop", "docs", "metric=cosine, id=slug")
+    query = "SELECT id, embedding FROM faiss_search('shop', 'docs', ?, 3)"
+    for slug, embedding in rows(visitor, query, [QUERY]):
+        assert embedding == scalar(host, "SELECT embedding FROM docs WHERE slug = ?", [slug])
+
+
+def test_a_join_of_searches(host, visitor):
+    """A search for each of the visitor's own rows."""
+    publish(host, "shop", "docs", "id=slug")
+    fill(visitor, VECTORS[:5], "questions")
+    found = rows(
+        visitor,
+        "SELECT q.id, n.id FROM questions AS q JOIN faiss_search('shop', 'docs', q.embedding, 2) AS n",
+    )
+    of_host = table(host, "slug")
+    assert found == [
+        (number, id)
+        for number, row in enumerate(VECTORS[:5], 1)
+        for id, _ in oracle.nearest(of_host, vector(*row), 2)
+    ]
+
+
+@pytest.mark.parametrize("id", ["id", "slug"])
+def test_neighbors(host, visitor, id):
+    publish(host, "shop", "docs", f"id={id}")
+    host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, id=%s)" % id)
+    columns = "SELECT id, neighbor, score, distance FROM faiss_neighbors"
+    assert rows(visitor, columns + "('shop', 'docs', 3)") == rows(
+        host, columns + "('main', 'docs_index', 3)"
+    )
+
+
+def test_tables_whose_ids_are_kept(host, visitor):
+    host.execute("CREATE TABLE words(id TEXT PRIMARY KEY, embedding BLOB) WITHOUT ROWID")
+    host.executemany("INSERT INTO words VALUES (?, ?)", [("b", vector(2)), ("a", vector(1))])
+    host.execute("CREATE VIEW seen AS SELECT slug AS id, embedding FROM docs WHERE rowid < 50")
+    publish(host, "shop", "words")
+    publish(host, "shop", "seen")
+    assert search(visitor, vector(0), 2, what="words") == [("a", 1.0), ("b", 4.0)]
+    of_view = [(i, id, blob) for i, (_, id, blob) in enumerate(table(host, "slug")[:49])]
+    assert search(visitor, QUERY, 5, what="seen") == oracle.nearest(of_view, QUERY, 5)
+
+
+def test_faiss_tables(host, visitor):
+    host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, metric=ip, id=slug)")
+    publish(host, "shop", "docs_index")
+    expected = oracle.nearest(table(host, "slug"), QUERY, 5, "ip")
+    assert search(visitor, QUERY, 5, what="docs_index") == expected
+    assert "has options of its own" in failure(
+        host, "SELECT faiss_publish('shop', 'docs_index', 'metric=l2')"
+    )
+
+
+def test_databases_in_memory(visitor):
+    host = database.host()
+    fill(host, VECTORS)
+    publish(host, "notes", "docs")
+    assert search(visitor, QUERY, 5, "notes") == oracle.nearest(table(host), QUERY, 5)
+    host.close()
+
+
+def test_empty_and_null(host, visitor):
+    host.execute("CREATE TABLE empty(id, embedding)")
+    publish(host, "shop", "empty")
+    publish(host, "shop", "docs")
+    assert search(visitor, QUERY, 5, what="empty") == []
+    assert scalar(visitor, "SELECT faiss_search('shop', 'empty', '[1]', 5)") == "[]"
+    assert rows(visitor, "SELECT * FROM faiss_neighbors('shop', 'empty', 5)") == []
+    assert scalar(visitor, "SELECT faiss_search('shop', 'docs', NULL, 5)") is None
+    assert search(visitor, None, 5) == search(visitor, QUERY, None) == []
+
+
+# ---- freshness ----
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("id", ["id", "slug"])
+def test_every_commit_is_seen(host, visitor, connect, tmp_path, live, id):
+    if live:
+        host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
+    publish(host, "shop", "docs", f"id={id}")
+    writer = connect(tmp_path / "shop.db", timeout=10)
+    random = numpy.random.default_rng(7)
+    for step in range(15):
+        row = int(random.integers(1, 400))
+        writer.execute("DELETE FROM docs WHERE id = ?", [row])
+        writer.execute("UPDATE docs SET slug = slug || '!' WHERE id % 7 = ?", [step % 7])
+        writer.execute(
+            "UPDATE docs SET embedding = ? WHERE id = ?",
+            [vector(*random.integers(-9, 10, 4)), (row + 1) % 400],
+        )
+        assert search(visitor, QUERY, 20) == oracle.nearest(table(writer, id), QUERY, 20)
+
+
+def test_what_is_not_committed_is_not_seen(host, visitor, connect, tmp_path):
+    publish(host, "shop", "docs")
+    before = search(visitor, QUERY, 3)
+    writer = connect(tmp_path / "shop.db", timeout=10)
+    writer.execute("BEGIN")
+    writer.execute("INSERT INTO docs VALUES (1000, 'new', ?)", [QUERY])
+    assert search(visitor, QUERY, 3) == before
+    writer.execute("COMMIT")
+    assert search(visitor, QUERY, 3)[0] == (1000, 0.0)
+    host.execute("BEGIN")
+    host.execute("DELETE FROM docs WHERE id = 1000")
+    assert failure(visitor, "SELECT faiss_search('shop', 'docs', ?, 3)", [QUERY]) == (
+        "shop is being written by the connection that publishes it: try again"
+    )
+    host.execute("ROLLBACK")
+    assert search(visitor, QUERY, 3)[0] == (1000, 0.0)
+
+
+def test_changes_while_a_search_is_read(host, visitor, connect, tmp_path):
+    """The rows of a stream stay those of its beginning; one that is gone cannot be named."""
+    publish(host, "shop", "docs", "id=slug")
+    everything = oracle.nearest(table(host, "slug"), QUERY, len(VECTORS))
+    stream = visitor.execute("SELECT id, score FROM faiss_search('shop', 'docs', ?)", [QUERY])
+    first = [next(stream) for _ in range(3)]
+    writer = connect(tmp_path / "shop.db", timeout=10)
+    writer.execute("INSERT INTO docs VALUES (1000, 'new', ?)", [QUERY])
+    assert first + stream.fetchall() == everything
+    stream = visitor.execute("SELECT id FROM faiss_search('shop', 'docs', ?)", [QUERY])
+    assert next(stream) == ("new",)
+    writer.execute("DELETE FROM docs")
+    with pytest.raises(sqlite3.Error, match="of main.docs was deleted while the search was read"):
+        stream.fetchall()
+    assert search(visitor, QUERY, 3) == []
+
+
+# ---- names ----
+
+
+def test_the_order_of_names(host, connect, tmp_path):
+    """A schema first, then what is published, then the stem of a file."""
+    publish(host, "shop", "docs", "metric=ip, id=slug")
+    other = connect(tmp_path / "other.db")
+    fill(other, [(0, 0, 0, 0)])
+    other.execute("ATTACH ':memory:' AS shop")
+    fill(other, [(1, 1, 1, 1), (2, 2, 2, 2)], "shop.docs")
+    assert search(other, vector(1, 1, 1, 1), 2) == [(1, 0.0), (2, 4.0)]
+    other.execute("DETACH shop")
+    by_slug = oracle.nearest(table(host, "slug"), QUERY, 2, "ip")
+    assert search(other, QUERY, 2) == by_slug
+    publish(host, "other", "docs")
+    assert search(other, QUERY, 2, "other") == oracle.nearest(table(host), QUERY, 2)
+    assert search(other, vector(0, 0, 0, 0), 2, "main") == [(1, 0.0)]
+    scalar(host, "SELECT faiss_unpublish('other')")
+    assert search(other, vector(0, 0, 0, 0), 2, "other") == [(1, 0.0)]
+
+
+def test_a_file_that_is_open_here_is_read_here(host, connect, tmp_path):
+    """Under its published name, with its published options, but in the own transaction; and
+    whatever else is in it, too."""
+    publish(host, "two words", "docs", "metric=ip, id=slug")
+    connection = connect(tmp_path / "shop.db", timeout=10)
+    assert search(connection, QUERY, 3, "two words") == search(host, QUERY, 3, "two words")
+    assert search(connection, QUERY, 3, "main") == oracle.nearest(table(host), QUERY, 3)
+    fill(connection, VECTORS[:9], "notes")
+    assert search(connection, QUERY, 3, "two words", "notes") == search(
+        connection, QUERY, 3, "main", "notes"
+    )
+    connection.execute("BEGIN")
+    connection.execute("INSERT INTO docs VALUES (1000, 'mine', ?)", [vector(99, 99, 99, 99)])
+    assert search(connection, QUERY, 1, "two words")[0][0] == "mine"
+    connection.execute("ROLLBACK")
+
+
+def test_files_with_the_same_stem(connect, tmp_path):
+    """How Datasette names two files blog.db."""
+    hosts = []
+    for number, name in enumerate(["blog", "blog_2"]):
+        path = tmp_path / str(number) / "blog.db"
+        path.parent.mkdir()
+        host = database.host(path)
+        fill(host, [(number, 7)])
+        publish(host, name, "docs")
+        hosts.append(host)
+    second = connect(tmp_path / "1" / "blog.db")
+    assert search(second, vector(0, 7), 1, "blog_2") == [(1, 1.0)]
+    assert search(second, vector(0, 7), 1, "blog") == [(1, 0.0)]
+    for host in hosts:
+        host.close()
+
+
+def test_names_that_are_refused(host, tmp_path):
+    for name in "main", "temp", "MAIN", "":
+        assert failure(host, "SELECT faiss_publish(?, 'docs')", [name]) == (
+            f"cannot publish as '{name}': every connection has its own main and temp"
+        )
+    assert "must not be NULL" in failure(host, "SELECT faiss_publish('shop', NULL)")
+    publish(host, "shop", "docs")
+    other = database.host(tmp_path / "other.db")
+    fill(other, VECTORS)
+    assert failure(other, "SELECT faiss_publish('shop', 'docs')") == (
+        "the name shop is taken: another connection publishes under it"
+    )
+    assert scalar(other, "SELECT faiss_unpublish('shop')") == 0
+    other.close()
+
+
+def test_what_cannot_be_published(host):
+    assert failure(host, "SELECT faiss_publish('shop', 'nix')") == "no such table: main.nix"
+    assert failure(host, "SELECT faiss_publish('shop', 'docs', 'embedding=vec')") == (
+        "main.docs has no column vec (it has id, slug, embedding)"
+    )
+    assert failure(host, "SELECT faiss_publish('shop', 'docs', 'metric=l1')") == (
+        "metric=l1: expected l2, ip or cosine"
+    )
+    assert "unknown option: x" in failure(host, "SELECT faiss_publish('shop', 'docs', 'x=1')")
+    assert "malformed option" in failure(host, "SELECT faiss_publish('shop', 'docs', 'cosine')")
+    assert "has no change log" in failure(host, "SELECT faiss_publish('shop', 'docs', 'live=on')")
+    host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
+    publish(host, "shop", "docs", "live=on")
+
+
+def test_options_are_split_as_sql(host, visitor):
+    host.execute('CREATE TABLE odd("the, id" TEXT, "a=b" BLOB)')
+    host.execute("INSERT INTO odd VALUES ('x', ?)", [vector(1)])
+    publish(host, "shop", "odd", """id='the, id' , embedding="a=b",metric = ip""")
+    assert search(visitor, vector(2), 1, what="odd") == [("x", 2.0)]
+
+
+# ---- who may what ----
+
+
+def test_visitors_cannot_publish(host, visitor):
+    publish(host, "shop", "docs")
+    for call in "faiss_publish('a', 'b')", "faiss_unpublish('shop')", "faiss_limit(1)":
+        name = call.partition("(")[0]
+        assert failure(visitor, f"SELECT {call}") == f"no such function: {name}"
+    fill(visitor, VECTORS)
+    visitor.execute("ATTACH ':memory:' AS b")
+
+
+def test_no_view_or_trigger_publishes(host):
+    host.execute("CREATE VIEW v AS SELECT faiss_publish('shop', 'docs')")
+    assert "unsafe use of faiss_publish" in failure(host, "SELECT * FROM v")
+
+
+def test_visitors_reach_published_tables_only(host, visitor):
+    host.execute("CREATE TABLE secret AS SELECT * FROM docs")
+    publish(host, "shop", "docs")
+    assert search(host, QUERY, 1, what="secret")
+    for call in (
+        "SELECT faiss_search('shop', 'secret', ?, 1)",
+        "SELECT * FROM faiss_search('shop', 'secret', ?, 1)",
+        "SELECT ?, n.* FROM faiss_neighbors('shop', 'secret', 1) AS n",
+    ):
+        assert failure(visitor, call, [QUERY]) == (
+            "shop.secret is not published (of shop there is docs)"
+        )
+    assert failure(visitor, "CREATE VIRTUAL TABLE t USING faiss(shop, docs)") == (
+        "no such database: shop (this connection has main)"
+    )
+    assert failure(visitor, "SELECT faiss_search('x', 'docs', ?, 1)", [QUERY]) == (
+        "no such database: x (this connection has main; published: shop)"
+    )
+    assert rows(visitor, "SELECT database, \"table\" FROM faiss_indexes") == []
+
+
+def test_a_host_searches_its_own(host, tmp_path):
+    publish(host, "shop", "docs", "id=slug")
+    assert search(host, QUERY, 3) == oracle.nearest(table(host, "slug"), QUERY, 3)
+    other = database.host(tmp_path / "other.db")
+    assert "use an ordinary connection" in failure(
+        other, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]
+    )
+    other.close()
+
+
+def test_indexes(host, visitor, connect, tmp_path):
+    fill(host, VECTORS, "secret")
+    publish(host, "shop", "docs", "metric=cosine")
+    search(visitor, QUERY, 1)
+    search(host, QUERY, 1, "main", "secret")
+    private = connect()
+    fill(private, VECTORS, "own")
+    search(private, QUERY, 1, "main", "own")
+    listed = 'SELECT database, "table", metric, rows, connections FROM faiss_indexes ORDER BY 2'
+    assert rows(visitor, listed) == [("shop", "docs", "cosine", 400, 1)]
+    assert rows(private, listed) == [
+        ("shop", "docs", "cosine", 400, 1),
+        ("main", "own", "l2", 400, 1),
+    ]
+    assert rows(host, listed) == [
+        ("main", "docs", "cosine", 400, 1),
+        (":memory:", "own", "l2", 400, 1),
+        ("main", "secret", "l2", 400, 1),
+    ]
+
+
+# ---- the end of a publication ----
+
+
+def test_unpublish(host, visitor):
+    host.execute("CREATE TABLE notes AS SELECT * FROM docs")
+    for what in "docs", "notes":
+        publish(host, "shop", what)
+    assert scalar(host, "SELECT faiss_unpublish('shop', 'docs')") == 1
+    assert "not published (of shop there is notes)" in failure(
+        visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]
+    )
+    assert search(visitor, QUERY, 1, what="notes")
+    publish(host, "shop", "docs")
+    assert scalar(host, "SELECT faiss_unpublish('shop')") == 2
+    assert scalar(host, "SELECT faiss_unpublish('shop')") == 0
+    assert scalar(host, "SELECT faiss_unpublish(NULL)") == 0
+    assert failure(visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]) == (
+        "no such database: shop (this connection has main)"
+    )
+
+
+def test_a_search_outlives_its_publication(host, visitor):
+    """Rows that are found already are read; ids that must be asked for are an error."""
+    publish(host, "shop", "docs", "id=slug")
+    stream = visitor.execute("SELECT id FROM faiss_search('shop', 'docs', ?)", [QUERY])
+    next(stream)
+    host.close()
+    with pytest.raises(sqlite3.Error, match="shop.docs is not published any more"):
+        stream.fetchall()
+
+
+def test_publishing_again_changes_the_options(host, visitor):
+    publish(host, "shop", "docs")
+    assert search(visitor, QUERY, 2) == oracle.nearest(table(host), QUERY, 2)
+    publish(host, "shop", "docs", "metric=ip")
+    assert search(visitor, QUERY, 2) == oracle.nearest(table(host), QUERY, 2, "ip")
+    assert scalar(host, "SELECT faiss_unpublish('shop', 'DOCS')") == 1
+
+
+def test_loading_again_ends_what_was_published(host, visitor):
+    publish(host, "shop", "docs")
+    database.load(host)
+    rows(host, "SELECT 1")  # SQLite lets go of replaced modules with the next statement
+    assert "no such database: shop" in failure(
+        visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]
+    )
+
+
+def test_a_table_that_is_dropped(host, visitor):
+    publish(host, "shop", "docs")
+    search(visitor, QUERY, 1)
+    host.execute("DROP TABLE docs")
+    assert failure(visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]) == (
+        "no such table: main.docs"
+    )
+    host.execute("CREATE TABLE docs(id, embedding)")
+    host.execute("INSERT INTO docs VALUES ('new', ?)", [vector(1)])
+    assert search(visitor, vector(2), 1) == [("new", 1.0)]
+
+
+def test_a_child_process(host, visitor):
+    publish(host, "shop", "docs", "id=slug")
+    search(visitor, QUERY, 1)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call = "SELECT faiss_search('shop', 'docs', ?, 1)"
+            os.write(writing, failure(visitor, call, [QUERY]).encode())
+            os.write(writing, failure(host, "SELECT faiss_publish('b', 'docs')").encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    assert text == (
+        "shop was published before this process was forked: publish it again"
+        "this connection was opened before the process was forked: open another one"
+    )
+    assert search(visitor, QUERY, 1)
+
+
+# ---- waiting and interrupts ----
+
+
+def slow_view(host):
+    """A published view whose reading takes long: each row calls a Python function."""
+    host.create_function("slowly", 1, lambda blob: time.sleep(0.003) or blob, deterministic=True)
+    host.execute("CREATE VIEW slow AS SELECT id, slowly(embedding) AS embedding FROM docs")
+    publish(host, "shop", "slow")
+
+
+def test_a_visitors_time_limit_holds_while_the_host_reads(host, visitor):
+    slow_view(host)
+    deadline = time.monotonic() + 0.2
+    visitor.set_progress_handler(lambda: time.monotonic() > deadline, 100)
+    begin = time.monotonic()
+    assert failure(visitor, "SELECT faiss_search('shop', 'slow', ?, 1)", [QUERY]) == "interrupted"
+    assert time.monotonic() - begin < 1  # all rows take longer
+
+
+def test_a_visitors_time_limit_holds_while_the_host_is_busy(host, visitor, connect):
+    slow_view(host)
+    publish(host, "shop", "docs")
+    first = connect()
+    thread = threading.Thread(target=lambda: search(first, QUERY, 1, what="slow"))
+    thread.start()
+    time.sleep(0.2)
+    deadline = time.monotonic() + 0.2
+    visitor.set_progress_handler(lambda: time.monotonic() > deadline, 100)
+    begin = time.monotonic()
+    assert failure(visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]) == "interrupted"
+    assert time.monotonic() - begin < 1.5
+    visitor.set_progress_handler(None, 0)
+    assert search(visitor, QUERY, 1)  # waits for its turn
+    thread.join()
+
+
+def test_closing_waits_for_a_visit(host, visitor):
+    slow_view(host)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(search(visitor, QUERY, 1, what="slow")))
+    thread.start()
+    time.sleep(0.3)
+    host.close()
+    thread.join()
+    assert len(answers) == 1 and len(answers[0]) == 1
+
+
+def test_a_function_of_the_host_that_searches_itself(host, visitor):
+    """It would wait for its own thread."""
+    publish(host, "shop", "docs")
+    said = []
+
+    def ask(blob):
+        try:
+            search(visitor, QUERY, 1)
+        except sqlite3.Error as error:
+            said.append(str(error))
+        return blob
+
+    host.create_function("ask", 1, ask, deterministic=True)
+    host.execute("CREATE VIEW asking AS SELECT id, ask(embedding) AS embedding FROM docs LIMIT 1")
+    publish(host, "shop", "asking")
+    other = database.connect()
+    assert search(other, QUERY, 1, what="asking")
+    assert said == ["shop is read by this very search"]
+    other.close()
+
+
+def test_many_threads(host, tmp_path):
+    """Visitors get answers of one state while another connection writes."""
+    publish(host, "shop", "docs", "id=slug")
+    stop = time.monotonic() + 3
+    failures = []
+
+    def visit():
+        connection = database.connect()
+        try:
+            while time.monotonic() < stop:
+                found = search(connection, vector(0, 0, 0, 0), 50)
+                states = {id.partition("/")[2] for id, _ in found}
+                if len(found) != 50 or len(states) != 1:
+                    failures.append(states)
+        except sqlite3.Error as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=visit) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    writer = database.connect(tmp_path / "shop.db", timeout=10)
+    for state in itertools.count():
+        if time.monotonic() > stop:
+            break
+        writer.execute(
+            "UPDATE docs SET slug = id || '/' || ?, embedding = ?",
+            [state, vector(state, 0, 0, 0)],
+        )
+    for thread in threads:
+        thread.join()
+    writer.close()
+    assert not failures and state > 3
+
+
+# ---- the bound on memory ----
+
+
+@pytest.fixture
+def limit(host):
+    """Set the bound, which is the process's, for one test."""
+    yield lambda bytes: scalar(host, "SELECT faiss_limit(?)", [bytes])
+    scalar(host, "SELECT faiss_limit(0)")
+
+
+def test_a_bound_on_what_is_not_published(host, connect, tmp_path, limit):
+    assert scalar(host, "SELECT faiss_limit()") == 0
+    assert limit(100 * 16) == 100 * 16  # 100 rows of 4 float32
+    publish(host, "shop", "docs")
+    fill(host, VECTORS[:90], "small")
+    fill(host, VECTORS[:101], "large")
+    connection = connect(tmp_path / "shop.db", timeout=10)
+    assert search(connection, QUERY, 1, "main", "small")
+    message = failure(connection, "SELECT faiss_search('main', 'large', ?, 1)", [QUERY])
+    assert message == (
+        "an index of main.large would take more than is left of the 1600 bytes for tables that "
+        "are not published (faiss_limit)"
+    )
+    # What is published is the host's business, and so is what the host searches.
+    assert search(connection, QUERY, 1) and search(host, QUERY, 1, "main", "large")
+    limit(0)
+    assert search(connection, QUERY, 1, "main", "large")
+
+
+def test_the_bound_is_for_all_together(host, connect, tmp_path, limit):
+    """What no connection holds makes room; what another one holds does not."""
+    fill(host, VECTORS[:60], "a")
+    fill(host, VECTORS[:60], "b")
+    limit(100 * 16 + 600)  # and what is kept with each row
+    first, second = (connect(tmp_path / "shop.db", timeout=10) for _ in range(2))
+    assert search(first, QUERY, 1, "main", "a") and search(first, QUERY, 1, "main", "b")
+    assert "faiss_limit" in failure(second, "SELECT faiss_search('main', 'a', ?, 1)", [QUERY])
+    first.close()
+    assert search(second, QUERY, 1, "main", "a")
+
+
+SEARCH_BIG = """
+import sys, database
+connection = database.connect(sys.argv[1], timeout=10)
+try:
+    print(database.scalar(connection, "SELECT faiss_search('main', 'big', zeroblob(1024), 1)"))
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("megabytes, found", [("1", False), ("2", True), ("", True), (None, True)])
+def test_the_bound_in_the_environment(host, tmp_path, megabytes, found):
+    fill(host, numpy.ones((1100, 256), int), "big")  # 1,126,400 bytes
+    environment = {**os.environ, "PYTHONPATH": str(database.ROOT / "tests")}
+    if megabytes is not None:
+        environment["SQLITE_FAISS_LIMIT_MB"] = megabytes
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCH_BIG, tmp_path / "shop.db"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert (done.stdout == "[1]\n") == found and ("1048576 bytes" in done.stdout) != found
+
+
+@pytest.mark.parametrize("value", [-1, "5", 1.5, None])
+def test_what_is_no_bound(host, value):
+    assert failure(host, "SELECT faiss_limit(?)", [value]) == (
+        "faiss_limit: expected a number of bytes, 0 for no limit"
+    )
