@@ -139,6 +139,9 @@ void segment_normalize(float *x, int dimension);
 int segment_use_one_thread(void);
 void segment_restore_threads(int threads);
 
+/* Turn the code of a failed call of FAISS into a message, or SQLITE_NOMEM. */
+int segment_failure(int code, char **message);
+
 /* "1.12.0": the version of the FAISS in use. */
 const char *segment_faiss_version(void);
 
