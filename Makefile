@@ -411,14 +411,14 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
-BENCH ?= $(bench_parts) faiss filters live
+BENCH ?= $(bench_parts) faiss filters live worst
 BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
-ifneq "$(filter-out $(bench_parts) faiss filters live,$(BENCH))" ""
-	$(error BENCH: $(filter-out $(bench_parts) faiss filters live,$(BENCH)) is none of $(bench_parts) faiss filters live)
+ifneq "$(filter-out $(bench_parts) faiss filters live worst,$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) faiss filters live worst,$(BENCH)) is none of $(bench_parts) faiss filters live worst)
 endif
 ifneq "$(filter $(bench_parts),$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
@@ -434,6 +434,10 @@ ifneq "$(filter filters,$(BENCH))" ""
 endif
 ifneq "$(filter live,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter worst,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/worst_case.py --bench $< --extension $(OUT)/faiss \
 	    --data "$(BENCH_DATA)"
 endif
 
