@@ -18,6 +18,8 @@ BENCH_DATA ?=
 TEST_SECONDS ?= 60
 PYTEST_JOBS ?= $(shell nproc)
 INSTALL_PACKAGES ?= yes
+# The SIMD levels that a wheel carries side by side.
+WHEEL_LEVELS ?= $(if $(filter x86_64,$(machine)),generic avx2 avx512,generic)
 
 # Everything that is generated goes here.
 BUILD = build
@@ -212,7 +214,15 @@ FORCE:
 
 # ---- the wheel -------------------------------------------------------------------------
 
-.PHONY: extension level version
+.PHONY: wheel extension level version
+
+# The libraries that it needs are copied into it, under names of their own.
+wheel: $(venv) | $(build_packages)
+	rm -rf $(BUILD)/wheel/plain $(BUILD)/dist
+	WHEEL_LEVELS='$(WHEEL_LEVELS)' $(VENV)/bin/python -m pip --disable-pip-version-check wheel \
+	    --no-deps --no-build-isolation --wheel-dir $(BUILD)/wheel/plain .
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/auditwheel repair --strip \
+	    --wheel-dir $(BUILD)/dist $(BUILD)/wheel/plain/*.whl
 
 # What src/wheel_hook.py calls: the extension of one level, in a directory of its own, and
 # the name of this build's level.
@@ -251,7 +261,7 @@ endif
 VENV := $(BUILD)/venv
 venv := $(VENV)/installed
 
-.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite
+.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite test-wheel
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
@@ -365,6 +375,14 @@ $(BUILD)/sqlite-%/libsqlite3.so.0: tests/sqlite/build.sh tests/sqlite/%/Cargo.lo
 	@echo 'fetching and compiling the $* SQLite'
 	@CC='$(CC)' tests/sqlite/build.sh $* $(@D)
 
+# With the levels that this machine can run.
+test-wheel: $(OUT)/faiss.so $(venv)
+	@$(MAKE) WHEEL_LEVELS='$(sort generic $(cpu_level))' wheel
+	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_WHEEL="$$(ls $(abspath $(BUILD))/dist/*.whl)" \
+	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
+	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests/test_wheel.py
+
 $(venv): tests/requirements.txt | $(BUILD)/packages-test
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r $<
@@ -393,14 +411,14 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
-BENCH ?= $(bench_parts) faiss filters live
+BENCH ?= $(bench_parts) faiss filters live worst
 BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
-ifneq "$(filter-out $(bench_parts) faiss filters live,$(BENCH))" ""
-	$(error BENCH: $(filter-out $(bench_parts) faiss filters live,$(BENCH)) is none of $(bench_parts) faiss filters live)
+ifneq "$(filter-out $(bench_parts) faiss filters live worst,$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) faiss filters live worst,$(BENCH)) is none of $(bench_parts) faiss filters live worst)
 endif
 ifneq "$(filter $(bench_parts),$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
@@ -416,6 +434,10 @@ ifneq "$(filter filters,$(BENCH))" ""
 endif
 ifneq "$(filter live,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/live.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter worst,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/worst_case.py --bench $< --extension $(OUT)/faiss \
 	    --data "$(BENCH_DATA)"
 endif
 
@@ -447,11 +469,13 @@ help:
 	@echo '  test-faults                tests/faults: files that fail, a full disk'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
 	@echo '  test-sqlite     4     3    tests of queries with the oldest SQLite and with a new one'
+	@echo '  test-wheel      4     1    a wheel for this machine, installed where nothing else is'
 	@echo '  test-asan      15    15    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   2     2    unit tests under valgrind'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
 	@echo '  bench          60    60    against FAISS itself and other extensions; BENCH, BENCH_DATA'
+	@echo '  wheel           9     1    build/dist/*.whl, for the levels in WHEEL_LEVELS'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'
 	@echo '  format, format-check       the layout of the C sources'
@@ -467,6 +491,7 @@ help:
 	@echo '  FAISS_SOURCE               none; a source tree of FAISS to build'
 	@echo '  FAISS_BUILD                $(FAISS_BUILD)'
 	@echo '  INSTALL_PACKAGES           yes; no: trust that everything needed is there'
+	@echo '  WHEEL_LEVELS               $(WHEEL_LEVELS)'
 	@echo '  WERROR                     none; 1: a warning is an error'
 	@echo '  TEST_SECONDS               60; how long tests of threads go on'
 	@echo '  PYTEST_JOBS                as many as cores; processes that run Python tests'

@@ -36,7 +36,7 @@ static int make(const index_kind *kind, vector_metric metric, int dimension, Fai
 {
     *out = NULL;
     int code = faiss_index_factory(out, dimension, kind->text, faiss_metric_of(metric));
-    return code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
 }
 
 int approximate_check(const index_kind *kind, vector_metric metric, int dimension, char **message)
@@ -144,7 +144,7 @@ static int begin(approximate *a, int rc, int64_t rows, approximate **out, char *
         rc = reserve(a, rows);
     if (rc == SQLITE_OK) {
         int code = faiss_shim_reserve(a->faiss, rows);
-        rc = code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+        rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
     }
     if (rc == SQLITE_OK)
         *out = a;
@@ -188,7 +188,7 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
     int code = faiss_shim_copy(from->faiss, &a->faiss);
     if (code == 0 && empty)
         code = faiss_Index_reset(a->faiss);
-    int rc = code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+    int rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
     if (rc == SQLITE_OK && !empty)
         rc = copy_rows(a, from, rows);
     return begin(a, rc, rows, out, message);
@@ -227,7 +227,7 @@ int approximate_train(approximate *a, const float *sample, int count, index_chec
         *message = asked.message;
         return asked.rc;
     }
-    return code == 0 ? SQLITE_OK : segment_faiss_failure(code, message);
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
 }
 
 int approximate_slice(const approximate *a)
@@ -257,7 +257,7 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
     int code = faiss_Index_add(a->faiss, count, vectors);
     segment_restore_threads(threads);
     if (code != 0)
-        return segment_faiss_failure(code, message);
+        return segment_failure(code, message);
     for (int i = 0; i < count; i++) {
         a->keys[a->count] = keys[i];
         a->hashes[a->count] = hashes[i];
@@ -326,7 +326,7 @@ int approximate_search(const approximate *a, const float *query, int64_t k,
                                  (const uint8_t *)selected, bytes, scores, places);
     segment_restore_threads(threads);
     if (code != 0)
-        return segment_faiss_failure(code, message);
+        return segment_failure(code, message);
     for (int64_t i = 0; i < k; i++) {
         if (places[i] < 0 || places[i] >= a->count || !is_allowed(allowed, places[i]))
             continue;

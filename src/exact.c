@@ -15,6 +15,7 @@
 enum {
     COARSE_WIDTH = 64, /* components of the codes, the norm of the rest included */
     FINE_WIDTH = 192,
+    CACHE_LINE = 64,
     DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
     CODE_MOST = 127,
     SAMPLE_MOST = 2048,
@@ -23,6 +24,7 @@ enum {
                               ** decomposes a matrix of rows by rows */
     OUTLIERS_SHARE = 8,   /* more than an 8th of outliers: no sketch */
     TRIALS = 8,           /* rows of the sample that try a basis as queries */
+    QUERY_CUT = 4,        /* times the worst error of rows: of a query, too much is cut */
     FAR = 10,             /* times the median from the mean: no part of the sample */
     TRIAL_NEIGHBOURS = 10,
     TRIAL_SHARE = 4 /* a quarter of the sample left over: no help */
@@ -43,18 +45,42 @@ struct basis {
     double worst_error;                /* a row whose error is greater is an outlier */
 };
 
+/* What holds for all codes of one width in a sketch, but for those of outliers. */
+typedef struct code_bounds {
+    double error; /* the largest */
+    double norm;  /* the largest of step * code */
+} code_bounds;
+
 struct sketch {
     basis *basis;
     int count;
-    double coarse_error, fine_error; /* the largest of rows that are no outliers */
-    int8_t *coarse, *fine;
+    code_bounds coarse_bounds, fine_bounds;
+    double largest_norm;   /* of the vectors that are no outliers, at least */
+    int8_t *coarse, *fine; /* from the start of a cache line */
+    void *coarse_memory, *fine_memory;
     uint8_t *outliers; /* 1 for each that is; NULL for none */
 };
 
+/* A query's code of one width, for inner products. */
+typedef struct product_code {
+    double step;
+    double error; /* of step * code */
+    double rest;  /* the norm of the rest */
+} product_code;
+
 struct query_sketch {
     const basis *basis;
+    vector_metric metric;
+    double norm; /* of the query */
+    /* for distances */
     double coarse_error, fine_error;
-    int8_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
+    /* for inner products: with the query times `unit`, a power of two */
+    double unit;
+    double mean_product; /* <mean, query> */
+    double mean_error;
+    product_code coarse_product, fine_product;
+    /* for either */
+    int16_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
 };
 
 /* ---- projection ---- */
@@ -92,6 +118,7 @@ static void project(const basis *b, const float *z, int count, float *p)
 /* One row on its way to integers. */
 typedef struct row_code {
     double error; /* of the code, rounding on the way included */
+    double norm;  /* of step * code */
     int fits;     /* no component was cut */
 } row_code;
 
@@ -112,38 +139,59 @@ static double rest_norm(double z_squared, const float *p, int count, double scal
     return r;
 }
 
-/* Round one component; add what is lost to *lost, squared. */
-static int8_t round_component(double y, double step, double *lost, int *fits)
+/* Round one component to `step`; add what is lost to *lost, squared. */
+static int round_component(double y, double step, int most, double *lost, int *fits)
 {
     double code = rint(y / step);
-    if (!(fabs(code) <= CODE_MOST)) {
+    if (!(fabs(code) <= most)) {
         *fits = 0;
-        code = code > 0 ? CODE_MOST : -CODE_MOST;
+        code = code > 0 ? most : -most;
     }
     double off = y - code * step;
     *lost += off * off;
-    return (int8_t)code;
+    return (int)code;
 }
 
-/* Encode z with its projection p in `width` components. */
-static row_code encode(const basis *b, const float *z, const float *p, int width, double centre_of,
-                       int8_t *code)
+static double squared_norm(const float *x, int dimension)
 {
-    double z_squared = 0, lost = 0, rest_error;
+    double sum = 0;
+    for (int i = 0; i < dimension; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+/* How far a projection of z in `width` components may be off. Each component of p is a sum
+** of d products whose magnitudes add up to at most |z|, of components of z that were rounded
+** once, less a shift. What is too small for float32 is lost in each of them. */
+static double projection_error(const basis *b, double z_squared, int width)
+{
+    return sqrt((double)width) * gamma_of(b->dimension + 4) *
+               (sqrt(z_squared) + fmax(1, b->scale) * b->shift_norm) +
+           sqrt((double)width) * b->dimension * (double)FLT_MIN;
+}
+
+/* Encode z with its projection p in `width` components: of a query in finer steps, to
+** `wide`, of a row to `code`. */
+static row_code encode(const basis *b, const float *z, const float *p, int width, double centre_of,
+                       int8_t *code, int16_t *wide)
+{
+    double z_squared = squared_norm(z, b->dimension), lost = 0, rest_error, code_squared = 0;
+    double step = wide ? b->step / KERNEL_FINER : b->step;
+    int most = wide ? CODE_MOST * KERNEL_FINER : CODE_MOST;
     row_code result = {.fits = 1};
-    for (int i = 0; i < b->dimension; i++)
-        z_squared += (double)z[i] * (double)z[i];
-    /* Each component of p is a sum of d products whose magnitudes add up to at most
-    ** |z|, of components of z that were rounded once, less a shift. What is too small for
-    ** float32 is lost in each of them. */
-    double wrong = sqrt((double)width) * gamma_of(b->dimension + 4) *
-                       (sqrt(z_squared) + fmax(1, b->scale) * b->shift_norm) +
-                   sqrt((double)width) * b->dimension * (double)FLT_MIN;
-    for (int i = 0; i < width - 1; i++)
-        code[i] = round_component(b->scale * (double)p[i], b->step, &lost, &result.fits);
+    double wrong = projection_error(b, z_squared, width);
     double rest = rest_norm(z_squared, p, width - 1, b->scale, wrong, &rest_error);
-    code[width - 1] = round_component(rest - centre_of, b->step, &lost, &result.fits);
+    for (int i = 0; i < width; i++) {
+        double y = i < width - 1 ? b->scale * (double)p[i] : rest - centre_of;
+        int component = round_component(y, step, most, &lost, &result.fits);
+        if (wide)
+            wide[i] = (int16_t)component;
+        else
+            code[i] = (int8_t)component;
+        code_squared += (double)component * component;
+    }
     result.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
+    result.norm = step * sqrt(code_squared) * (1 + 1e-9);
     if (!(result.error < INFINITY))
         result.fits = 0;
     return result;
@@ -326,9 +374,7 @@ static int find_step(basis *b, const float *z, const float *p, int count)
     double coarse_sum = 0, fine_sum = 0, largest = 0, coarse_low = INFINITY, coarse_high = 0;
     for (int i = 0; i < count; i++) {
         const float *zi = z + (size_t)i * d, *pi = p + (size_t)i * m;
-        double z_squared = 0, ignored;
-        for (size_t j = 0; j < d; j++)
-            z_squared += (double)zi[j] * (double)zi[j];
+        double z_squared = squared_norm(zi, b->dimension), ignored;
         for (size_t j = 0; j < m; j++)
             largest = fmax(largest, fabs((double)pi[j]) * b->scale);
         double coarse = rest_norm(z_squared, pi, b->coarse - 1, b->scale, 0, &ignored);
@@ -346,41 +392,102 @@ static int find_step(basis *b, const float *z, const float *p, int count)
     return b->step > FLT_MIN && b->step < FLT_MAX;
 }
 
+/* How near a row of the sample is to another one, smaller is nearer; and the least that
+** it can be by their projections, unrounded. For distances the norms of the rest are left
+** out. In the units of the sample and of z. */
+static double true_rank(const basis *b, vector_metric metric, const float *x, const float *query)
+{
+    double sum = 0;
+    for (int j = 0; j < b->dimension; j++) {
+        double off = (double)x[j] - (double)query[j];
+        sum += metric == METRIC_KIND_IP ? -(double)x[j] * (double)query[j] : off * off;
+    }
+    return sum;
+}
+
+/* Projections of the rows of a sample, and of the query that tries them. */
+typedef struct trial {
+    const float *p;     /* of the rows, m of them each */
+    const double *rest; /* norms of the rest */
+    const float *query;
+    double query_rest, mean_product;
+} trial;
+
+static double bounded_rank(const basis *b, vector_metric metric, const trial *t, size_t row)
+{
+    size_t m = (size_t)b->fine - 1;
+    const float *p = t->p + row * m;
+    double sum = 0;
+    for (size_t j = 0; j < m; j++) {
+        double off = ((double)p[j] - (double)t->query[j]) * b->scale;
+        sum += metric == METRIC_KIND_IP ? (double)p[j] * b->scale * (double)t->query[j] * b->scale
+                                        : off * off;
+    }
+    return metric == METRIC_KIND_IP ? -(sum + t->rest[row] * t->query_rest + t->mean_product) : sum;
+}
+
+/* The rank of the last of the nearest few rows of the sample to one of them. */
+static double nearest_rank(const basis *b, vector_metric metric, const float *sample, int count,
+                           size_t query)
+{
+    size_t d = (size_t)b->dimension;
+    double nearest[TRIAL_NEIGHBOURS + 1];
+    int found = 0;
+    for (size_t i = 0; i < (size_t)count; i++) {
+        double rank = true_rank(b, metric, sample + i * d, sample + query * d);
+        int at = found <= TRIAL_NEIGHBOURS ? found++ : rank < nearest[found - 1] ? found - 1 : -1;
+        for (; at > 0 && nearest[at - 1] > rank; at--)
+            nearest[at] = nearest[at - 1];
+        if (at >= 0)
+            nearest[at] = rank;
+    }
+    return nearest[found - 1];
+}
+
+/* Prepare a trial with a row of the sample as the query. */
+static void trial_query(const basis *b, vector_metric metric, const float *sample, size_t query,
+                        trial *t, float *scratch, float *projected)
+{
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    double ignored;
+    t->query = t->p + query * m;
+    t->mean_product = t->query_rest = 0;
+    if (metric != METRIC_KIND_IP)
+        return;
+    for (size_t j = 0; j < d; j++) {
+        scratch[j] = sample[query * d + j] * b->unit;
+        t->mean_product += (double)scratch[j] * (double)b->mean[j] * (double)b->unit;
+    }
+    project(b, scratch, 1, projected);
+    t->query = projected;
+    t->query_rest =
+        rest_norm(squared_norm(scratch, b->dimension), projected, (int)m, b->scale, 0, &ignored);
+}
+
 /* How many of the sample a basis leaves over for the nearest few of some of its own
-** rows, by unrounded sketches: a share of what it saves. */
-static int helps(const basis *b, const float *sample, const float *p, int count)
+** rows, by unrounded sketches: a share of what it saves. -1 without memory. */
+static int helps(const basis *b, vector_metric metric, const float *sample, const float *z,
+                 const float *p, int count)
 {
     size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1, left = 0;
     int trials = count < TRIALS ? count : TRIALS;
-    for (int t = 0; t < trials; t++) {
-        size_t query = (size_t)t * (size_t)count / (size_t)trials;
-        double nearest[TRIAL_NEIGHBOURS + 1];
-        int found = 0;
-        for (size_t i = 0; i < (size_t)count; i++) {
-            double sum = 0;
-            for (size_t j = 0; j < d; j++) {
-                double off = (double)sample[i * d + j] - (double)sample[query * d + j];
-                sum += off * off;
-            }
-            int at = found <= TRIAL_NEIGHBOURS  ? found++
-                     : sum < nearest[found - 1] ? found - 1
-                                                : -1;
-            for (; at > 0 && nearest[at - 1] > sum; at--)
-                nearest[at] = nearest[at - 1];
-            if (at >= 0)
-                nearest[at] = sum;
-        }
-        double radius = nearest[found - 1] * (double)b->unit * (double)b->unit;
-        for (size_t i = 0; i < (size_t)count; i++) {
-            double sum = 0;
-            for (size_t j = 0; j < m; j++) {
-                double off = ((double)p[i * m + j] - (double)p[query * m + j]) * b->scale;
-                sum += off * off;
-            }
-            left += sum <= radius;
-        }
+    double *rest = allocate((size_t)count, sizeof *rest), ignored;
+    float *scratch = allocate(d + m, sizeof *scratch);
+    trial t = {.p = p, .rest = rest};
+    for (int i = 0; rest && i < count; i++)
+        rest[i] = rest_norm(squared_norm(z + (size_t)i * d, b->dimension), p + (size_t)i * m,
+                            (int)m, b->scale, 0, &ignored);
+    for (int n = 0; rest && scratch && n < trials; n++) {
+        size_t query = (size_t)n * (size_t)count / (size_t)trials;
+        double bound = nearest_rank(b, metric, sample, count, query);
+        trial_query(b, metric, sample, query, &t, scratch, scratch + d);
+        for (size_t i = 0; i < (size_t)count; i++)
+            left += bounded_rank(b, metric, &t, i) <= bound * (double)b->unit * (double)b->unit;
     }
-    return left < (size_t)trials * (size_t)count / TRIAL_SHARE;
+    int result = !rest || !scratch ? -1 : left < (size_t)trials * (size_t)count / TRIAL_SHARE;
+    sqlite3_free(rest);
+    sqlite3_free(scratch);
+    return result;
 }
 
 /* Find what FAISS adds to Az: the projection of zero. */
@@ -421,7 +528,7 @@ static int train(basis *b, const float *sample, int count, float *z, float *p)
     return rc;
 }
 
-int basis_new(float *sample, int count, int dimension, basis **out)
+int basis_new(vector_metric metric, float *sample, int count, int dimension, basis **out)
 {
     *out = NULL;
     if (dimension < DIMENSION_LEAST)
@@ -441,11 +548,14 @@ int basis_new(float *sample, int count, int dimension, basis **out)
     int trains = rc == SQLITE_OK && count >= SAMPLE_LEAST && b->unit > 0 && b->unit < INFINITY;
     if (trains)
         rc = train(b, sample, count, z, p);
-    int useful = trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count) &&
-                 helps(b, sample, p, count);
+    int useful = trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count);
+    if (useful)
+        useful = helps(b, metric, sample, z, p, count);
+    if (useful < 0)
+        rc = SQLITE_NOMEM;
     sqlite3_free(z);
     sqlite3_free(p);
-    if (useful)
+    if (useful > 0)
         *out = b;
     else
         basis_release(b);
@@ -469,10 +579,17 @@ void sketch_free(sketch *s)
     if (!s)
         return;
     basis_release(s->basis);
-    sqlite3_free(s->coarse);
-    sqlite3_free(s->fine);
+    sqlite3_free(s->coarse_memory);
+    sqlite3_free(s->fine_memory);
     sqlite3_free(s->outliers);
     sqlite3_free(s);
+}
+
+/* Codes of as many bytes as a cache line has, or some, should lie in no more lines than
+** they must. */
+static int8_t *from_cache_line(void *memory)
+{
+    return (int8_t *)(((uintptr_t)memory + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 }
 
 static sketch *sketch_allocate(basis *b, int count)
@@ -483,26 +600,36 @@ static sketch *sketch_allocate(basis *b, int count)
     size_t n = (size_t)count;
     *s = (sketch){.basis = basis_retain(b),
                   .count = count,
-                  .coarse = allocate(n * (size_t)b->coarse, 1),
-                  .fine = allocate(n * (size_t)b->fine, 1),
+                  .coarse_memory = allocate(n * (size_t)b->coarse + CACHE_LINE, 1),
+                  .fine_memory = allocate(n * (size_t)b->fine + CACHE_LINE, 1),
                   .outliers = allocate(n, 1)};
-    if (s->coarse && s->fine && s->outliers)
+    s->coarse = from_cache_line(s->coarse_memory);
+    s->fine = from_cache_line(s->fine_memory);
+    if (s->coarse_memory && s->fine_memory && s->outliers)
         return s;
     sketch_free(s);
     return NULL;
 }
 
-/* Encode one row in both widths; 1 if it is an outlier. */
-static int sketch_row(sketch *s, int i, const float *z, const float *p)
+static void bounds_add(code_bounds *bounds, const row_code *code)
+{
+    bounds->error = fmax(bounds->error, code->error);
+    bounds->norm = fmax(bounds->norm, code->norm);
+}
+
+/* Encode row i, x, in both widths; 1 if it is an outlier. */
+static int sketch_row(sketch *s, int i, const float *x, const float *z, const float *p)
 {
     const basis *b = s->basis;
-    row_code coarse =
-        encode(b, z, p, b->coarse, b->coarse_centre, s->coarse + (size_t)i * (size_t)b->coarse);
-    row_code fine = encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine);
+    row_code coarse = encode(b, z, p, b->coarse, b->coarse_centre,
+                             s->coarse + (size_t)i * (size_t)b->coarse, NULL);
+    row_code fine =
+        encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine, NULL);
     if (!coarse.fits || !fine.fits || fine.error > b->worst_error || coarse.error > b->worst_error)
         return 1;
-    s->coarse_error = fmax(s->coarse_error, coarse.error);
-    s->fine_error = fmax(s->fine_error, fine.error);
+    bounds_add(&s->coarse_bounds, &coarse);
+    bounds_add(&s->fine_bounds, &fine);
+    s->largest_norm = fmax(s->largest_norm, sqrt(squared_norm(x, b->dimension)) * (1 + 1e-9));
     return 0;
 }
 
@@ -520,7 +647,8 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out)
         project(b, z, n, p);
         for (int i = 0; i < n; i++) {
             s->outliers[begin + i] =
-                (uint8_t)sketch_row(s, begin + i, z + (size_t)i * d, p + (size_t)i * m);
+                (uint8_t)sketch_row(s, begin + i, vectors + (size_t)(begin + i) * d,
+                                    z + (size_t)i * d, p + (size_t)i * m);
             outliers += s->outliers[begin + i];
         }
     }
@@ -539,28 +667,83 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out)
 
 /* ---- queries ---- */
 
-int query_sketch_new(const basis *b, const float *query, query_sketch **out)
+/* The code of a query for distances. z and p are scratch. */
+static void encode_for_distances(query_sketch *q, const float *query, float *z, float *p)
 {
-    size_t d = (size_t)b->dimension;
-    query_sketch *q = allocate(1, sizeof *q);
-    float *z = allocate(d, sizeof *z), *p = allocate((size_t)b->fine, sizeof *p);
-    *out = NULL;
-    if (!q || !z || !p) {
-        sqlite3_free(q);
-        sqlite3_free(z);
-        sqlite3_free(p);
-        return SQLITE_NOMEM;
-    }
-    q->basis = b;
+    const basis *b = q->basis;
     centre(b, query, 1, z);
     project(b, z, 1, p);
     /* A component that is cut is part of the error. */
-    q->coarse_error = encode(b, z, p, b->coarse, b->coarse_centre, q->coarse).error;
-    q->fine_error = encode(b, z, p, b->fine, b->fine_centre, q->fine).error;
+    q->coarse_error = encode(b, z, p, b->coarse, b->coarse_centre, NULL, q->coarse).error;
+    q->fine_error = encode(b, z, p, b->fine, b->fine_centre, NULL, q->fine).error;
+}
+
+/* Encode the first width - 1 components of a projection and the norm of the rest. */
+static product_code encode_factors(const basis *b, double q_squared, const float *p, int width,
+                                   int16_t *factors)
+{
+    enum { FACTOR_MOST = 32767 };
+    double wrong = projection_error(b, q_squared, width), rest_error, lost = 0;
+    product_code code = {.rest = rest_norm(q_squared, p, width - 1, b->scale, wrong, &rest_error)};
+    double largest = code.rest;
+    for (int i = 0; i < width - 1; i++)
+        largest = fmax(largest, fabs(b->scale * (double)p[i]));
+    code.step = largest > 0 ? largest / FACTOR_MOST : 1;
+    for (int i = 0; i < width; i++) {
+        double y = i < width - 1 ? b->scale * (double)p[i] : code.rest;
+        factors[i] = (int16_t)fmax(-FACTOR_MOST, fmin(FACTOR_MOST, rint(y / code.step)));
+        lost += (y - factors[i] * code.step) * (y - factors[i] * code.step);
+    }
+    code.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
+    return code;
+}
+
+/* The code of a query for inner products. What the power of two takes from it below
+** float32's range is part of the projection's error. */
+static void encode_for_products(query_sketch *q, const float *query, float *z, float *p)
+{
+    const basis *b = q->basis;
+    float largest = 0;
+    int exponent = 0;
+    double magnitudes = 0;
+    for (int i = 0; i < b->dimension; i++)
+        largest = fmaxf(largest, fabsf(query[i]));
+    frexpf(largest, &exponent);
+    q->unit = ldexp(1, -exponent);
+    for (int i = 0; i < b->dimension; i++) {
+        double product = (double)query[i] * (double)b->mean[i];
+        z[i] = ldexpf(query[i], -exponent);
+        q->mean_product += product;
+        magnitudes += fabs(product);
+    }
+    q->mean_error = magnitudes * (b->dimension + 2) * 0x1p-52;
+    project(b, z, 1, p);
+    double q_squared = squared_norm(z, b->dimension);
+    q->coarse_product = encode_factors(b, q_squared, p, b->coarse, q->coarse);
+    q->fine_product = encode_factors(b, q_squared, p, b->fine, q->fine);
+}
+
+int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out)
+{
+    query_sketch *q = allocate(1, sizeof *q);
+    float *z = allocate((size_t)b->dimension, sizeof *z);
+    float *p = allocate((size_t)b->fine, sizeof *p);
+    *out = NULL;
+    if (q && z && p) {
+        *q = (query_sketch){.basis = b,
+                            .metric = metric,
+                            .norm = sqrt(squared_norm(query, b->dimension)) * (1 + 1e-9)};
+        if (metric == METRIC_KIND_IP)
+            encode_for_products(q, query, z, p);
+        else
+            encode_for_distances(q, query, z, p);
+        *out = q;
+        q = NULL;
+    }
+    sqlite3_free(q);
     sqlite3_free(z);
     sqlite3_free(p);
-    *out = q;
-    return SQLITE_OK;
+    return *out ? SQLITE_OK : SQLITE_NOMEM;
 }
 
 void query_sketch_free(query_sketch *q)
@@ -568,31 +751,82 @@ void query_sketch_free(query_sketch *q)
     sqlite3_free(q);
 }
 
+int query_sketch_fits(const query_sketch *q)
+{
+    return q->metric == METRIC_KIND_IP || q->coarse_error < QUERY_CUT * q->basis->worst_error;
+}
+
 void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances)
 {
-    kernel_distances(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
+    if (q->metric == METRIC_KIND_IP)
+        kernel_products(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
+    else
+        kernel_distances(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
     for (int i = 0; s->outliers && i < s->count; i++) {
         if (s->outliers[i])
-            distances[i] = -1;
+            distances[i] = SKETCH_OUTLIER;
     }
 }
 
-/* The greatest integer that a squared distance may be for step * sqrt(integer) to be
-** no more than the radius and both errors. */
-static int32_t limit_of(const basis *b, double radius, double row_error, double query_error)
+double sketch_bound(const sketch *s, const query_sketch *q, float score)
 {
-    double reach = (radius * (double)b->unit + row_error + query_error) / b->step;
+    double worst = (double)score, d = s->basis->dimension, gamma = gamma_of(d + 8);
+    if (q->metric == METRIC_KIND_L2)
+        return sqrt(worst * (1 + 2 * gamma) + d * (double)FLT_MIN);
+    if (q->metric == METRIC_KIND_COSINE)
+        return sqrt(fmax(0, 2 * (1 - worst) + 16 * gamma));
+    double largest = q->norm * s->largest_norm;
+    if (!(largest < (double)FLT_MAX / 4))
+        return -INFINITY;
+    return worst - gamma * largest - d * (double)FLT_MIN;
+}
+
+/* The greatest integer that a squared distance may be for step / KERNEL_FINER *
+** sqrt(integer) to be no more than the radius and both errors. */
+static int32_t limit_of_distance(const basis *b, double radius, double row_error,
+                                 double query_error)
+{
+    double reach = (radius * (double)b->unit + row_error + query_error) * KERNEL_FINER / b->step;
     double limit = reach * reach * (1 + 1e-9) + 1;
-    return limit < INT32_MAX ? (int32_t)limit : INT32_MAX; /* NaN: everything */
+    return limit < INT32_MAX ? (int32_t)limit : INT32_MAX;
 }
 
-int32_t sketch_limit(const sketch *s, const query_sketch *q, double radius)
+/* The greatest that a negated product of codes may be where the inner product is no less
+** than `least`: all in the units of the codes. */
+static int32_t limit_of_product(const query_sketch *q, double least, const code_bounds *rows,
+                                const product_code *code, double centre_of)
 {
-    return limit_of(s->basis, radius, s->coarse_error, q->coarse_error);
+    const basis *b = q->basis;
+    double units = (double)b->unit * q->unit;
+    double norm = q->norm * q->unit * (1 + 1e-9) + code->error;
+    double wanted = (least - q->mean_product - q->mean_error - fabs(least) * 1e-14) * units -
+                    (code->rest + code->error) * centre_of - norm * rows->error -
+                    code->error * rows->norm;
+    double limit = -wanted / (code->step * b->step);
+    limit += fabs(limit) * 1e-9 + 1;
+    return limit < INT32_MAX ? (limit > -INT32_MAX ? (int32_t)limit : -INT32_MAX) : INT32_MAX;
 }
 
-int sketch_refine(const sketch *s, const query_sketch *q, double radius, int64_t *slots, int count)
+int32_t sketch_limit(const sketch *s, const query_sketch *q, double bound)
 {
-    int32_t limit = limit_of(s->basis, radius, s->fine_error, q->fine_error);
-    return kernel_keep_within(s->fine, s->basis->fine, q->fine, limit, s->outliers, slots, count);
+    const basis *b = s->basis;
+    if (!isfinite(bound))
+        return INT32_MAX;
+    if (q->metric == METRIC_KIND_IP)
+        return limit_of_product(q, bound, &s->coarse_bounds, &q->coarse_product, b->coarse_centre);
+    return limit_of_distance(b, bound, s->coarse_bounds.error, q->coarse_error);
+}
+
+int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t *slots, int count)
+{
+    const basis *b = s->basis;
+    if (!isfinite(bound))
+        return count;
+    if (q->metric == METRIC_KIND_IP) {
+        int32_t least =
+            limit_of_product(q, bound, &s->fine_bounds, &q->fine_product, b->fine_centre);
+        return kernel_keep_products(s->fine, b->fine, q->fine, least, s->outliers, slots, count);
+    }
+    int32_t limit = limit_of_distance(b, bound, s->fine_bounds.error, q->fine_error);
+    return kernel_keep_within(s->fine, b->fine, q->fine, limit, s->outliers, slots, count);
 }

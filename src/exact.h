@@ -11,11 +11,27 @@
 **
 ** for any two vectors: the distance of the m-vectors (p, r) never exceeds that of the
 ** vectors, however well or badly A fits them. Each is rounded to 8-bit integers of one
-** step; by the triangle inequality a row whose integer distance is D has
+** step, of a query to finer ones; by the triangle inequality a row whose integer distance is D has
 **
 **     |x - q| >= step * D - e(x) - e(q)
 **
-** where e is how far the integers are from the (p, r) that they stand for. What is
+** where e is how far the integers are from the (p, r) that they stand for.
+**
+** Inner products are bounded by the same codes of the rows. A query q is not centred:
+** with (p, r) = (Aq, sqrt(|q|² - |Aq|²)), and by the inequality of Cauchy and Schwarz for
+** the semidefinite M,
+**
+**     <x, q> = <mean, q> + <Az, Aq> + zᵀMq <= <mean, q> + <(p, r) of x, (p, r) of q>
+**
+** Of the row's (p, r) the integers are step * c, of norm at most n and off by at most e(x);
+** of the query's (p, r) they are step(q) * c(q), off by e(q), of 16 bits, so that e(q) is
+** next to nothing. Then
+**
+**     <x, q> <= <mean, q> + step * step(q) * <c, c(q)> + |q| * e(x) + n * e(q)
+**
+** (and what is taken off the norms of the rest, r, times the query's is added). n and
+** e(x) are those of the rows of one sketch that are no outliers: a huge row is an outlier,
+** and blunts nothing. What is
 ** rounded in float32 on the way is in e as well, by the bounds for sums of products in
 ** any order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1):
 ** γ(n) = nu / (1 - nu), u = 2⁻²⁴. All of it is in units of a power of two, so that large
@@ -32,15 +48,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vector.h"
+
 /* Immutable once made, shared by reference between threads. */
 typedef struct basis basis;
 typedef struct sketch sketch;
 
 /* Make a basis from `count` sample vectors of this dimension, one after another, which are
 ** changed on the way. *out
-** is NULL where the sample shows that sketches would not help. Deterministic.
-** SQLITE_OK or SQLITE_NOMEM. */
-int basis_new(float *sample, int count, int dimension, basis **out);
+** is NULL where the sample shows that sketches would not help searches by this metric.
+** Deterministic. SQLITE_OK or SQLITE_NOMEM. */
+int basis_new(vector_metric metric, float *sample, int count, int dimension, basis **out);
 basis *basis_retain(basis *b);
 void basis_release(basis *b);
 
@@ -55,20 +73,37 @@ void sketch_free(sketch *s);
 size_t sketch_bytes(const sketch *s);
 const basis *sketch_basis(const sketch *s);
 
-/* A query as a basis sees it. */
+/* A query as a basis sees it, for a metric. `query` is as the metric stores vectors. */
 typedef struct query_sketch query_sketch;
-int query_sketch_new(const basis *b, const float *query, query_sketch **out);
+int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out);
 void query_sketch_free(query_sketch *q);
+/* Whether it is near enough to the sample for its code to tell rows apart. */
+int query_sketch_fits(const query_sketch *q);
 
-/* The coarse integer distances (squared) of all rows; those of one sketch and of others
-** of the same basis compare with each other. Outliers have -1. */
+/* The coarse integer distances of all rows, squared, or for METRIC_KIND_IP their negated
+** products: smaller is nearer. Those of one sketch and of others of the same basis compare
+** with each other. Outliers have SKETCH_OUTLIER, which is less than all. */
+enum { SKETCH_OUTLIER = INT32_MIN };
 void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances);
 
-/* The greatest coarse distance of a row that may be within a radius of the query. */
-int32_t sketch_limit(const sketch *s, const query_sketch *q, double radius);
+/*
+** How near a row must be for its score, as FAISS computes it in float32, to be as good as
+** this one: a radius, or for METRIC_KIND_IP the least inner product. It is infinite, or NaN,
+** where that cannot be said.
+**
+** For L2 a sum of d squares of rounded differences is off by a factor of γ(d + 2) at
+** most. For cosine both vectors have been scaled to length 1, with an error of γ(d + 4) at
+** most: |x - q|² = |x|² + |q|² - 2xq. An inner product is off by γ(d)|x||q| at most, as
+** long as no partial sum leaves float32's range.
+*/
+double sketch_bound(const sketch *s, const query_sketch *q, float score);
 
-/* Of `count` slots keep those that by the fine code, too, may be within the radius.
+/* The greatest coarse distance of a row that may be within a bound; all are where the
+** bound is infinite or NaN. */
+int32_t sketch_limit(const sketch *s, const query_sketch *q, double bound);
+
+/* Of `count` slots keep those that by the fine code, too, may be within the bound.
 ** Returns how many. */
-int sketch_refine(const sketch *s, const query_sketch *q, double radius, int64_t *slots, int count);
+int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t *slots, int count);
 
 #endif

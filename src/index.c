@@ -527,7 +527,7 @@ static void find_basis(const index_version *v)
     basis *found = NULL;
     int count;
     float *sample = take_sample(v, &count);
-    int rc = sample ? basis_new(sample, count, v->dimension, &found) : SQLITE_NOMEM;
+    int rc = sample ? basis_new(v->metric, sample, count, v->dimension, &found) : SQLITE_NOMEM;
     sqlite3_free(sample);
     if (found)
         atomic_store_explicit(&v->tuning->basis, found, memory_order_release);
@@ -544,7 +544,7 @@ void index_forget_work(index_version *v)
 void index_improve(index_version *v)
 {
     index_tuning *t = v->tuning;
-    if (v->metric == METRIC_KIND_IP || v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
+    if (v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
         atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
         return;
     int next = 0;

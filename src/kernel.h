@@ -1,26 +1,47 @@
 /*
-** The loop over sketches: squared distances between short vectors of 8-bit integers.
-** Compiled for the SIMD level that FAISS is compiled for; kernel_distance_plain() is
-** what it must equal.
+** The loops over sketches: squared distances and inner products of short vectors of
+** 8-bit integers. Compiled for the SIMD level that FAISS is compiled for;
+** kernel_distance_plain() and kernel_product_plain() are what they must equal.
 */
 #ifndef KERNEL_H
 #define KERNEL_H
 
 #include <stdint.h>
 
+/* Queries are finer than codes: for distances a code's component stands for this many
+** times as many of the query's. */
+enum { KERNEL_FINER = 8 };
+
 /* The squared distances of `count` codes of `width` components, one after another,
-** to the query. They are exact: with |component| <= 127 no sum overflows up to a
-** width of 33,000. */
-void kernel_distances(const int8_t *codes, int count, int width, const int8_t *query,
+** to the query, in the query's units. They are exact: with |component| <= 127 of a code and
+** KERNEL_FINER times that of the query no sum overflows up to a width of 512. */
+void kernel_distances(const int8_t *codes, int count, int width, const int16_t *query,
                       int32_t *distances);
+
+/* Their inner products with a query, negated, so that smaller is nearer here, too. Exact:
+** with |component of the query| < 2^15 no sum overflows up to a width of 512. */
+void kernel_products(const int8_t *codes, int count, int width, const int16_t *query,
+                     int32_t *negated);
+
+/* The places of distances that are at most `limit`; returns how many. There is room for
+** `count`. */
+int kernel_places_within(const int32_t *distances, int count, int32_t limit, int64_t *places);
+
+/* The first place from `from` on with a distance of at most `limit`; `count` for none. */
+int kernel_next_within(const int32_t *distances, int from, int count, int32_t limit);
 
 /* Of `count` codes at these places keep those within a squared distance of the query;
 ** returns how many. A code with `always` set at its place is kept in any case; it may
 ** be NULL. */
-int kernel_keep_within(const int8_t *codes, int width, const int8_t *query, int32_t limit,
+int kernel_keep_within(const int8_t *codes, int width, const int16_t *query, int32_t limit,
                        const uint8_t *always, int64_t *places, int count);
 
-/* The squared distance of one pair without the help of the compiler's vectors. */
-int32_t kernel_distance_plain(const int8_t *a, const int8_t *b, int width);
+/* The same of those whose negated inner product is at most `limit`. */
+int kernel_keep_products(const int8_t *codes, int width, const int16_t *query, int32_t limit,
+                         const uint8_t *always, int64_t *places, int count);
+
+/* One pair without the help of the compiler's vectors. */
+int32_t kernel_distance_plain(const int8_t *a, const int16_t *b, int width);
+int32_t kernel_product_plain(const int8_t *a, const int16_t *b, int width);
 
 #endif

@@ -310,8 +310,8 @@ int published_rows_open(publication *p, connection *visitor, published_rows *out
         rc = snapshot_begin_search(&v.snapshot, version->dimension, message);
     if (rc == SQLITE_OK && !is_in_memory(version))
         rc = set_message(message,
-                         sqlite3_mprintf("the vectors of %s.%s are not in memory: ask for the "
-                                         "neighbours of its rows where its file is open",
+                         sqlite3_mprintf("the vectors of %s.%s are not in memory: ask where "
+                                         "its file is open",
                                          publication_name(p), publication_table(p)));
     out->ids_are_keys = v.snapshot.source->id_is_rowid;
     if (rc == SQLITE_OK && ids_are_elsewhere(&v.snapshot))

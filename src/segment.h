@@ -139,9 +139,8 @@ void segment_normalize(float *x, int dimension);
 int segment_use_one_thread(void);
 void segment_restore_threads(int threads);
 
-/* What FAISS's C API returned, other than 0, as our error: SQLITE_NOMEM or SQLITE_ERROR
-** with a message. */
-int segment_faiss_failure(int code, char **message);
+/* Turn the code of a failed call of FAISS into a message, or SQLITE_NOMEM. */
+int segment_failure(int code, char **message);
 
 /* "1.12.0": the version of the FAISS in use. */
 const char *segment_faiss_version(void);

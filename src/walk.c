@@ -1,9 +1,10 @@
 #include "walk.h"
 
-#include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernel.h"
 #include "message.h"
 
 enum {
@@ -245,51 +246,75 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
     const sketch *ruling; /* that rules rows out; NULL for none */
-    int searched;         /* by FAISS, with these results: */
+    int searched;         /* by FAISS for k + 1 rows, with these results: */
     int found;            /* rows that FAISS gave */
     float last_rank;
 } segment_answer;
 
+enum { SCORED = INT32_MAX }; /* a row that need not be looked at again */
+
+/* ---- by FAISS ---- */
+
+/* Whether FAISS can search a segment: not where it would find rows that the walk passes over,
+** nor without vectors, and beyond some k it is slower than scoring the rows once. */
+static int is_searchable(const index_walk *w, int s, int k)
+{
+    return k <= SEARCH_MAX_K && !passes_over_some(w, s) &&
+           segment_has_vectors(w->version->segments[s]);
+}
+
+/* Search a segment for k + 1 rows. Those whose place in `distances` says SCORED are known; it
+** may be NULL. */
+static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
+                          segment_answer *answer, char **message)
+{
+    index_version *v = w->version;
+    float scores[SEARCH_MAX_K + 1];
+    int64_t slots[SEARCH_MAX_K + 1];
+    int rc =
+        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    answer->searched = 1;
+    for (int i = 0; i < answer->found; i++) {
+        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
+        answer->last_rank = walk_rank_of(v->metric, hit.score);
+        if (!distances || distances[v->starts[s] + slots[i]] != SCORED)
+            hits_insert(w, k, &hit);
+    }
+    return SQLITE_OK;
+}
+
 /* ---- by sketches ---- */
 
-enum { FIRST_CANDIDATES = 64 }; /* rows scored to learn how near the k-th is */
+enum {
+    FIRST_CANDIDATES = 48, /* rows beyond k that are scored to learn how near the k-th is */
+    /* Where more than a third of a segment's rows are left over, all of them are read in one
+    ** go; and after as many segments in a row like that, no codes are compared any more. */
+    LEFT_OVER_SHARE = 3,
+    FUTILE_MOST = 2
+};
 
 /* A search by sketches: the coarse distance of every slot of the segments with one. */
 typedef struct sketch_search {
-    query_sketch *query;
+    const query_sketch *query;
     int32_t *distances; /* by position; SCORED for rows that need not be looked at */
     int64_t *slots;     /* of one segment: room for candidates */
     float *scores;
+    int futile; /* the last segments of which too many rows were left over */
 } sketch_search;
 
-enum { SCORED = INT32_MAX };
-
-/* The sketch of a segment, if the walk's basis is the one that it was made with. */
-static const sketch *sketch_for(const index_walk *w, int s)
+/* The sketch of a segment, if it was made with this basis. */
+static const sketch *sketch_for(const index_walk *w, int s, const basis *b)
 {
-    const index_version *v = w->version;
-    const sketch *own = segment_sketch(v->segments[s]);
-    return own && v->metric != METRIC_KIND_IP && sketch_basis(own) == atomic_load(&v->tuning->basis)
-               ? own
-               : NULL;
+    const sketch *own = segment_sketch(w->version->segments[s]);
+    return own && sketch_basis(own) == b ? own : NULL;
 }
 
-/*
-** Within this distance of the query is every row whose score, as FAISS computes it,
-** is as good as the k-th so far. For L2 a sum of d squares of rounded differences is
-** off by a factor of γ(d + 2) at most. For cosine both vectors have been scaled to
-** length 1, with an error of γ(d + 4) at most: |x - q|² = |x|² + |q|² - 2xq.
-*/
-static double radius_of(const index_walk *w, int k)
+/* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
+static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
 {
-    const index_version *v = w->version;
-    if (w->hit_count < k)
-        return INFINITY;
-    double worst = w->hits[0].score, n = (v->dimension + 8) * 0x1p-24, gamma = n / (1 - n);
-    if (v->metric == METRIC_KIND_L2)
-        return sqrt(worst * (1 + 2 * gamma) + v->dimension * (double)FLT_MIN);
-    double squared = 2 * (1 - worst) + 16 * gamma;
-    return squared > 0 ? sqrt(squared) : 0;
+    return w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[0].score);
 }
 
 /* Score some slots of a segment, and take in those that are among the nearest. */
@@ -308,7 +333,7 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
 /* A row by its coarse distance. */
 typedef struct coarse_row {
     int32_t distance;
-    int64_t position;
+    int segment, slot;
 } coarse_row;
 
 /* Put a row in the place of the one with the largest distance, which is on top of the heap. */
@@ -332,109 +357,119 @@ static void find_first(const index_walk *w, const segment_answer *answers,
 {
     const index_version *v = w->version;
     for (int i = 0; i < most; i++)
-        first[i] = (coarse_row){SCORED, 0};
+        first[i] = (coarse_row){SCORED, 0, 0};
     for (int s = 0; s < v->segment_count; s++) {
         const int32_t *distances = search->distances + v->starts[s];
-        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0;
-        for (int slot = 0; slot < rows; slot++) {
-            int32_t distance = distances[slot];
-            if (distance >= first[0].distance || distance < 0 || passes_over(w, s, slot))
-                continue;
-            replace_first(first, most, (coarse_row){distance, v->starts[s] + slot});
+        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0, slot = -1;
+        for (;;) {
+            slot = kernel_next_within(distances, slot + 1, rows, first[0].distance - 1);
+            if (slot == rows)
+                break;
+            if (distances[slot] != SKETCH_OUTLIER && !passes_over(w, s, slot))
+                replace_first(first, most, (coarse_row){distances[slot], s, slot});
         }
     }
+}
+
+static int compare_places(const void *left, const void *right)
+{
+    const coarse_row *a = left, *b = right;
+    return a->segment != b->segment ? a->segment - b->segment : a->slot - b->slot;
 }
 
 /* Score the most promising rows, so that the k-th of them bounds the rest. */
 static int score_first(index_walk *w, int k, const segment_answer *answers, sketch_search *search,
                        char **message)
 {
-    int most = 2 * k > FIRST_CANDIDATES ? 2 * k : FIRST_CANDIDATES, rc = SQLITE_OK;
+    int most = k + FIRST_CANDIDATES, next = 0, rc = SQLITE_OK;
     coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
     if (!first)
         return SQLITE_NOMEM;
     find_first(w, answers, search, first, most);
-    for (int i = 0; rc == SQLITE_OK && i < most; i++) {
-        int s, slot;
-        if (first[i].distance == SCORED) /* there are not so many */
-            continue;
-        index_locate(w->version, first[i].position, &s, &slot);
-        int64_t at = slot;
-        float score;
-        rc = score_candidates(w, k, s, &at, 1, &score, message);
-        search->distances[first[i].position] = SCORED;
+    qsort(first, (size_t)most, sizeof *first, compare_places);
+    while (rc == SQLITE_OK && next < most) {
+        int s = first[next].segment, n = 0;
+        for (; next < most && first[next].segment == s; next++) {
+            if (first[next].distance == SCORED) /* there are not so many */
+                continue;
+            search->slots[n++] = first[next].slot;
+            search->distances[w->version->starts[s] + first[next].slot] = SCORED;
+        }
+        rc = score_candidates(w, k, s, search->slots, n, search->scores, message);
     }
     sqlite3_free(first);
     return rc;
 }
 
-/* Score the rows of one segment that its sketch does not rule out. */
-static int score_rest(index_walk *w, int k, int s, const sketch *of, sketch_search *search,
-                      char **message)
+/* The slots of a segment within a coarse distance that were not scored yet. */
+static int collect(const index_walk *w, int s, sketch_search *search, int32_t limit)
 {
     const index_version *v = w->version;
-    const int32_t *distances = search->distances + v->starts[s];
-    int rows = segment_count(v->segments[s]), count = 0;
-    double radius = radius_of(w, k);
-    int32_t limit = sketch_limit(of, search->query, radius);
-    for (int slot = 0; slot < rows; slot++) {
-        search->slots[count] = slot;
-        count += distances[slot] <= limit && distances[slot] != SCORED && !passes_over(w, s, slot);
+    int rows = segment_count(v->segments[s]), kept = 0;
+    int count = kernel_places_within(search->distances + v->starts[s], rows,
+                                     limit < SCORED ? limit : SCORED - 1, search->slots);
+    if (!passes_over_some(w, s))
+        return count;
+    for (int i = 0; i < count; i++) {
+        search->slots[kept] = search->slots[i];
+        kept += !passes_over(w, s, (int)search->slots[i]);
     }
-    count = sketch_refine(of, search->query, radius, search->slots, count);
+    return kept;
+}
+
+/* Score the rows of one segment that its sketch does not rule out; or all of them, where
+** that would be most. */
+static int score_rest(index_walk *w, int k, int s, segment_answer *answer, sketch_search *search,
+                      char **message)
+{
+    const sketch *of = answer->ruling;
+    int rows = segment_count(w->version->segments[s]), count = rows;
+    if (search->futile < FUTILE_MOST) {
+        double bound = bound_of(w, k, of, search->query);
+        count = collect(w, s, search, sketch_limit(of, search->query, bound));
+        count = sketch_refine(of, search->query, bound, search->slots, count);
+    }
+    if (count <= rows / LEFT_OVER_SHARE) {
+        search->futile = 0;
+    } else {
+        search->futile++;
+        if (is_searchable(w, s, k))
+            return search_segment(w, s, k, search->distances, answer, message);
+        count = collect(w, s, search, INT32_MAX);
+    }
     return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
                  : SQLITE_OK;
 }
 
 /*
 ** The nearest k of the segments that have a sketch. Coarse distances of all rows say
-** which to score first; the k-th score so far is a radius, and a row beyond it by its
+** which to score first; the k-th score so far is a bound, and a row beyond it by its
 ** coarse or its fine distance is none of the nearest, whatever its score.
 */
-static int search_by_sketches(index_walk *w, int k, const segment_answer *answers,
-                              const scored_slots *room, char **message)
+static int search_by_sketches(index_walk *w, int k, segment_answer *answers,
+                              const query_sketch *query, const scored_slots *room, char **message)
 {
     const index_version *v = w->version;
-    sketch_search search = {.slots = room->slots, .scores = room->scores};
-    int rc = query_sketch_new(atomic_load(&v->tuning->basis), w->query, &search.query);
+    sketch_search search = {.query = query, .slots = room->slots, .scores = room->scores};
     search.distances = sqlite3_malloc64((sqlite3_uint64)v->slots * sizeof *search.distances);
     if (!search.distances)
-        rc = SQLITE_NOMEM;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        return SQLITE_NOMEM;
+    for (int s = 0; s < v->segment_count; s++) {
         if (answers[s].ruling)
-            sketch_distances(answers[s].ruling, search.query, search.distances + v->starts[s]);
+            sketch_distances(answers[s].ruling, query, search.distances + v->starts[s]);
     }
-    if (rc == SQLITE_OK)
-        rc = score_first(w, k, answers, &search, message);
+    int rc = score_first(w, k, answers, &search, message);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         if (answers[s].ruling)
-            rc = score_rest(w, k, s, answers[s].ruling, &search, message);
+            rc = score_rest(w, k, s, &answers[s], &search, message);
         if (rc == SQLITE_OK)
             rc = walk_check_now(w, message);
     }
-    query_sketch_free(search.query);
     sqlite3_free(search.distances);
     return rc;
 }
 
-/* ---- by FAISS ---- */
-
-static int search_segment(index_walk *w, int s, int k, segment_answer *answer, char **message)
-{
-    index_version *v = w->version;
-    float scores[SEARCH_MAX_K + 1];
-    int64_t slots[SEARCH_MAX_K + 1];
-    int rc =
-        segment_search(v->segments[s], w->query, k + 1, scores, slots, &answer->found, message);
-    if (rc != SQLITE_OK)
-        return rc;
-    for (int i = 0; i < answer->found; i++) {
-        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
-        answer->last_rank = walk_rank_of(v->metric, hit.score);
-        hits_insert(w, k, &hit);
-    }
-    return SQLITE_OK;
-}
+/* ---- both ---- */
 
 /* Whether what FAISS answered for the segments searched holds the nearest k for certain. */
 static int answers_are_certain(const index_walk *w, int k, const segment_answer *answers)
@@ -451,47 +486,68 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
     return certain;
 }
 
+/* Search a segment without the help of a sketch. */
+static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, scored_slots *room,
+                          char **message)
+{
+    if (is_searchable(w, s, k))
+        return search_segment(w, s, k, NULL, answer, message);
+    int rc = score_segment(w, s, room, message);
+    if (rc == SQLITE_OK)
+        pick(w, k, s, room);
+    return rc;
+}
+
+/* Search the segments without a sketch, then those with one. A query that is too far from
+** the data for its code is not worth comparing. */
+static int search_segments(index_walk *w, int k, segment_answer *answers, scored_slots *room,
+                           char **message)
+{
+    const index_version *v = w->version;
+    const basis *b = atomic_load_explicit(&v->tuning->basis, memory_order_acquire);
+    query_sketch *query = NULL;
+    int rc = b ? query_sketch_new(b, v->metric, w->query, &query) : SQLITE_OK, sketches = 0;
+    int fits = query && query_sketch_fits(query);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        answers[s] = (segment_answer){.ruling = fits ? sketch_for(w, s, b) : NULL};
+        if (answers[s].ruling) {
+            sketches++;
+            continue;
+        }
+        rc = search_plainly(w, k, s, &answers[s], room, message);
+        if (rc == SQLITE_OK)
+            rc = walk_check_now(w, message);
+    }
+    if (rc == SQLITE_OK && sketches)
+        rc = search_by_sketches(w, k, answers, query, room, message);
+    query_sketch_free(query);
+    return rc;
+}
+
 /*
-** Search the segments without a sketch for k + 1 rows each, then those with one, and
-** merge the nearest k. They are certain unless FAISS may have left out rows: some that
-** tie with the last one it gives matter if the k-th ties with it, and it gives none at
-** infinite distance. If they are not, there are no hits and ranking all rows decides.
+** Merge the nearest k of all segments. They are certain unless FAISS may have left out
+** rows: some that tie with the last one it gives matter if the k-th ties with it, and it
+** gives none at infinite distance. If they are not, there are no hits and ranking all rows
+** decides.
 */
 static int walk_search(index_walk *w, int k, char **message)
 {
     index_version *v = w->version;
     segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
     index_hit *hits = sqlite3_realloc64(w->hits, (sqlite3_uint64)k * sizeof *w->hits);
-    scored_slots scored;
-    int rc = scored_slots_open(&scored, v), sketches = 0;
+    scored_slots room;
+    int rc = scored_slots_open(&room, v);
     w->hit_count = 0;
     if (hits)
         w->hits = hits;
     if (!answers || !hits)
         rc = SQLITE_NOMEM;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        answers[s].searched = 0;
-        answers[s].ruling = sketch_for(w, s);
-        sketches += answers[s].ruling != NULL;
-        if (answers[s].ruling)
-            continue;
-        if (k <= SEARCH_MAX_K && !passes_over_some(w, s) && segment_has_vectors(v->segments[s])) {
-            answers[s].searched = 1;
-            rc = search_segment(w, s, k, &answers[s], message);
-        } else { /* FAISS would find rows that the walk passes over, or has none */
-            rc = score_segment(w, s, &scored, message);
-            if (rc == SQLITE_OK)
-                pick(w, k, s, &scored);
-        }
-        if (rc == SQLITE_OK)
-            rc = walk_check_now(w, message);
-    }
-    if (rc == SQLITE_OK && sketches)
-        rc = search_by_sketches(w, k, answers, &scored, message);
+    if (rc == SQLITE_OK)
+        rc = search_segments(w, k, answers, &room, message);
     if (rc != SQLITE_OK || !answers_are_certain(w, k, answers))
         w->hit_count = 0;
     hits_sort(w);
-    scored_slots_close(&scored);
+    scored_slots_close(&room);
     sqlite3_free(answers);
     return rc;
 }
@@ -592,7 +648,7 @@ static void walk_take(index_walk *w)
 
 int index_walks_by_sketches(const index_version *v)
 {
-    return v->metric != METRIC_KIND_IP && atomic_load(&v->tuning->basis) != NULL;
+    return atomic_load(&v->tuning->basis) != NULL;
 }
 
 /* The most rows that are worth a search of their own, before all are scored. */

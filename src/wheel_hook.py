@@ -33,7 +33,8 @@ class ExtensionHook(BuildHookInterface):
         levels = os.environ.get("WHEEL_LEVELS", "").split() or [make(root, "level").strip()]
         for level in levels:
             library = f"build/wheel/{level}/faiss.so"
-            self.app.display_info(make(root, "extension", f"FAISS_LEVEL={level}"))
+            jobs = f"-j{os.cpu_count() or 1}"
+            self.app.display_info(make(root, jobs, "extension", f"FAISS_LEVEL={level}"))
             build_data["force_include"][str(root / library)] = f"sqlite_faiss/{level}/faiss.so"
 
     def link(self, root):

@@ -5,6 +5,7 @@ never out of order, whatever happened to the table; scores are true; and recall 
 import json
 import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -437,6 +438,24 @@ def test_refused(options, message):
         connection.execute(f"CREATE VIRTUAL TABLE docs_ann USING faiss(main, docs, {options})")
     assert message in str(raised.value)
     assert column(connection, "SELECT name FROM sqlite_schema") == ["docs"]
+
+
+def readme_kinds():
+    section = (database.ROOT / "README.md").read_text().split("### Approximate indexes")[1].split("\n### ")[0]
+    return re.findall(r"^\| `([^`=]+)` \| (?:all )?rows|^\| `([^`=]+)` \| the same", section, re.MULTILINE)
+
+
+def test_the_readmes_kinds():
+    """Each can be made of the vectors that its figures are for."""
+    connection = connect()
+    database.fill(connection, [[1.0] * 384])
+    kinds_there = [first or second for first, second in readme_kinds()]
+    assert len(kinds_there) == 10
+    for kind in kinds_there:
+        for metric in METRICS:
+            connection.execute(f"CREATE VIRTUAL TABLE t USING faiss(main, docs, index='{kind}', metric={metric})")
+            assert column(connection, "SELECT id FROM t(zeroblob(1536), 1)") == [1]
+            connection.execute("DROP TABLE t")
 
 
 def test_a_kind_that_does_not_suit_the_first_rows():

@@ -322,3 +322,43 @@ def test_an_editable_install_follows_make(sources, tmp_path):
     assert "[3, 1]" in run_python(python, "-c", SEARCH)
     command = "import os, sqlite_faiss; print(os.path.realpath(sqlite_faiss.loadable_path()))"
     assert run_python(python, "-c", command) == str(sources / "build" / "faiss.so")
+
+
+# ---- sqlite-utils ----
+
+
+@plain_build
+def test_the_sqlite_utils_plugin(python, tmp_path):
+    """Its commands have the functions as soon as the wheel is beside it."""
+    beside = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    query = ["-m", "sqlite_utils", "query", tmp_path / "new.db"]
+    assert "FAISS" in run_python(python, *query, "SELECT faiss_version() AS v", **beside)
+    cannot = {**beside, "SQLITE_FAISS_LIBRARY": "/nowhere"}
+    assert run_python(python, *query, "SELECT 1 AS one", **cannot) == '[{"one": 1}]'
+
+
+# ---- beside the plugin whose place it takes ----
+
+
+STARTUP = """
+import click, datasette.app
+from sqlite_faiss import conflict
+assert [plugin["name"] for plugin in datasette.app.Datasette()._plugins()] == []
+try:
+    conflict.startup(datasette=None)
+except click.ClickException as error:
+    print(error.message)
+"""
+
+
+def test_the_other_plugin_is_noticed(tmp_path):
+    metadata = tmp_path / "datasette_faiss-0.2.1.dist-info"
+    metadata.mkdir()
+    package = str(ROOT / "src" / "python")
+    assert succeed(sys.executable, "-c", STARTUP, PYTHONPATH=package) == ""
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: datasette-faiss\nVersion: 0.2.1\n")
+    said = succeed(sys.executable, "-c", STARTUP, PYTHONPATH=f"{package}:{tmp_path}")
+    assert said == (
+        "sqlite-faiss takes the place of datasette-faiss, and both are installed (0.2.1). Run: "
+        "pip uninstall datasette-faiss; then pip install --force-reinstall sqlite-faiss\n"
+    )

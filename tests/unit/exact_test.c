@@ -1,5 +1,6 @@
-/* A row at a distance is not ruled out by a radius of that distance: for each row and query
-** by itself, where nothing but the bound of that row leaves room. */
+/* A row at a distance is not ruled out by a radius of that distance, nor by a bound of its own
+** inner product: for each row and query by itself, where nothing but the bound of that row
+** leaves room. Nor is it by its own score. */
 #include "unit.h"
 
 #include <math.h>
@@ -94,7 +95,34 @@ static double distance_of(int dimension, const float *a, const float *b)
     return (double)sqrtl(sum);
 }
 
-static void check_data(maker *make, int dimension)
+static double product_of(int dimension, const float *a, const float *b)
+{
+    long double sum = 0;
+    for (int j = 0; j < dimension; j++)
+        sum += (long double)a[j] * b[j];
+    return (double)sum;
+}
+
+/* A score as bad as FAISS may compute it for the row, one float at a time. */
+static float score_of(vector_metric metric, int dimension, const float *a, const float *b)
+{
+    float sum = 0;
+    for (int j = 0; j < dimension; j++)
+        sum += metric == METRIC_KIND_IP ? a[j] * b[j] : (a[j] - b[j]) * (a[j] - b[j]);
+    return sum;
+}
+
+/* The row of a sketch of one is kept by this bound. */
+static void check_kept(const sketch *s, const query_sketch *query, double bound)
+{
+    int32_t coarse;
+    int64_t slot = 0;
+    sketch_distances(s, query, &coarse);
+    assert_true(coarse <= sketch_limit(s, query, bound));
+    assert_int_equal(sketch_refine(s, query, bound, &slot, 1), 1);
+}
+
+static void check_metric(vector_metric metric, maker *make, int dimension, int must_help)
 {
     int count = ROWS < basis_sample_size(dimension) ? ROWS : basis_sample_size(dimension);
     size_t d = (size_t)dimension;
@@ -102,14 +130,19 @@ static void check_data(maker *make, int dimension)
     for (int i = 0; i < count; i++)
         make(dimension, x + (size_t)i * d);
     basis *b;
-    assert_int_equal(basis_new(x, count, dimension, &b), SQLITE_OK);
+    assert_int_equal(basis_new(metric, x, count, dimension, &b), SQLITE_OK);
+    if (!b && !must_help) {
+        free(x);
+        return;
+    }
     assert_non_null(b);
     query_sketch *queries[QUERIES];
     float *vectors = malloc(QUERIES * d * sizeof *vectors);
     for (int i = 0; i < QUERIES; i++) {
         query_beside(i % 5, dimension, x + (size_t)(i * count / QUERIES) * d,
                      vectors + (size_t)i * d);
-        assert_int_equal(query_sketch_new(b, vectors + (size_t)i * d, &queries[i]), SQLITE_OK);
+        assert_int_equal(query_sketch_new(b, metric, vectors + (size_t)i * d, &queries[i]),
+                         SQLITE_OK);
     }
     int sketches = 0;
     for (int i = 0; i < CHECKED; i++) {
@@ -118,12 +151,12 @@ static void check_data(maker *make, int dimension)
         assert_int_equal(sketch_new(b, row, 1, &s), SQLITE_OK);
         sketches += s != NULL;
         for (int j = 0; s && j < QUERIES; j++) {
-            double radius = distance_of(dimension, row, vectors + (size_t)j * d);
-            int32_t coarse;
-            int64_t slot = 0;
-            sketch_distances(s, queries[j], &coarse);
-            assert_true(coarse <= sketch_limit(s, queries[j], radius));
-            assert_int_equal(sketch_refine(s, queries[j], radius, &slot, 1), 1);
+            const float *query = vectors + (size_t)j * d;
+            check_kept(s, queries[j],
+                       metric == METRIC_KIND_IP ? product_of(dimension, row, query)
+                                                : distance_of(dimension, row, query));
+            float score = score_of(metric, dimension, row, query);
+            check_kept(s, queries[j], sketch_bound(s, queries[j], score));
         }
         sketch_free(s);
     }
@@ -133,6 +166,13 @@ static void check_data(maker *make, int dimension)
     basis_release(b);
     free(vectors);
     free(x);
+}
+
+static void check_data(maker *make, int dimension)
+{
+    check_metric(METRIC_KIND_L2, make, dimension, 1);
+    /* Products of rows that differ in their last places are alike. */
+    check_metric(METRIC_KIND_IP, make, dimension, make != offset);
 }
 
 /* valgrind takes a hundred times as long: there, the code is run once. */

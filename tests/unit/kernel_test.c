@@ -47,6 +47,16 @@ static void fill(int8_t *codes, int count, filling how)
         codes[i] = component(how, i);
 }
 
+/* A query: the components of a code times a factor, and a few odd ones. */
+static int16_t *widened(const int8_t *query, int width, int factor)
+{
+    int16_t *wide = malloc((size_t)width * sizeof *wide);
+    assert_non_null(wide);
+    for (int i = 0; i < width; i++)
+        wide[i] = (int16_t)(query[i] * factor + query[i] % 2);
+    return wide;
+}
+
 /* A block that ends with its codes, so that reading on is an error that sanitizers see. */
 static int8_t *block(int count, int width, int shift, int8_t **codes)
 {
@@ -56,7 +66,7 @@ static int8_t *block(int count, int width, int shift, int8_t **codes)
     return memory;
 }
 
-static void check_distances(const int8_t *codes, int count, int width, const int8_t *query)
+static void check_distances(const int8_t *codes, int count, int width, const int16_t *query)
 {
     enum { MARK = -77 };
     int32_t found[COUNT + 1];
@@ -69,9 +79,23 @@ static void check_distances(const int8_t *codes, int count, int width, const int
         assert_int_equal(found[i], MARK); /* nothing behind */
 }
 
-/* Keep some places, in an order of their own, and compare with a plain loop. */
-static void check_keeping(const int8_t *codes, int count, int width, const int8_t *query,
-                          int32_t limit, const uint8_t *always)
+static void check_products(const int8_t *codes, int count, int width, const int16_t *query)
+{
+    enum { MARK = -77 };
+    int32_t found[COUNT + 1];
+    for (int i = 0; i <= COUNT; i++)
+        found[i] = MARK;
+    kernel_products(codes, count, width, query, found);
+    for (int i = 0; i < count; i++)
+        assert_int_equal(found[i], -kernel_product_plain(codes + i * width, query, width));
+    for (int i = count; i <= COUNT; i++)
+        assert_int_equal(found[i], MARK);
+}
+
+/* Keep some places, in an order of their own, and compare with a plain loop: by distances,
+** or by products. */
+static void check_keeping(const int8_t *codes, int count, int width, const int16_t *query,
+                          int products, int32_t limit, const uint8_t *always)
 {
     int64_t places[2 * COUNT], expected[2 * COUNT];
     int given = 0, wanted = 0;
@@ -81,27 +105,73 @@ static void check_keeping(const int8_t *codes, int count, int width, const int8_
     }
     for (int i = 0; i < given; i++) {
         int64_t at = places[i];
-        if (kernel_distance_plain(codes + at * width, query, width) <= limit ||
-            (always && always[at]))
+        const int8_t *code = codes + at * width;
+        int32_t found = products ? -kernel_product_plain(code, query, width)
+                                 : kernel_distance_plain(code, query, width);
+        if (found <= limit || (always && always[at]))
             expected[wanted++] = at;
     }
-    int kept = kernel_keep_within(codes, width, query, limit, always, places, given);
+    int kept = products ? kernel_keep_products(codes, width, query, limit, always, places, given)
+                        : kernel_keep_within(codes, width, query, limit, always, places, given);
     assert_int_equal(kept, wanted);
     assert_memory_equal(places, expected, (size_t)wanted * sizeof *places);
 }
 
-static void check_limits(const int8_t *codes, int count, int width, const int8_t *query)
+static void check_limits(const int8_t *codes, int count, int width, const int16_t *query,
+                         int products)
 {
     uint8_t always[COUNT];
     for (int i = 0; i < count; i++)
         always[i] = draw() % 4 == 0;
     /* At a distance that occurs, just below it, and at both ends. */
-    int32_t middle = kernel_distance_plain(codes + count / 2 * width, query, width);
+    const int8_t *code = codes + count / 2 * width;
+    int32_t middle = products ? -kernel_product_plain(code, query, width)
+                              : kernel_distance_plain(code, query, width);
     const int32_t limits[] = {middle, middle - 1, 0, -1, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        check_keeping(codes, count, width, query, limits[i], NULL);
-        check_keeping(codes, count, width, query, limits[i], always);
+        check_keeping(codes, count, width, query, products, limits[i], NULL);
+        check_keeping(codes, count, width, query, products, limits[i], always);
     }
+}
+
+/* The places within a limit, all at once and one after another. */
+static void check_places(int count)
+{
+    int32_t distances[COUNT];
+    int64_t places[COUNT];
+    for (int i = 0; i < count; i++)
+        distances[i] = (int32_t)(draw() % 7) - 3;
+    const int32_t limits[] = {INT32_MIN, -4, -3, 0, 2, 3, INT32_MAX};
+    for (size_t l = 0; l < sizeof limits / sizeof *limits; l++) {
+        int found = kernel_places_within(distances, count, limits[l], places), next = 0;
+        for (int i = 0; i < count; i++) {
+            if (distances[i] > limits[l])
+                continue;
+            assert_true(next < found);
+            assert_int_equal(places[next++], i);
+        }
+        assert_int_equal(next, found);
+        for (int i = kernel_next_within(distances, 0, count, limits[l]), n = 0; i < count; n++) {
+            assert_int_equal(places[n], i);
+            next--;
+            i = kernel_next_within(distances, i + 1, count, limits[l]);
+        }
+        assert_int_equal(next, 0);
+    }
+}
+
+enum { FACTOR_MOST = 258 }; /* 127 becomes 32,767 */
+
+static void check_loops(const int8_t *codes, int count, int width, const int8_t *query)
+{
+    int16_t *finer = widened(query, width, KERNEL_FINER);
+    int16_t *factors = widened(query, width, FACTOR_MOST);
+    check_distances(codes, count, width, finer);
+    check_limits(codes, count, width, finer, 0);
+    check_products(codes, count, width, factors);
+    check_limits(codes, count, width, factors, 1);
+    free(finer);
+    free(factors);
 }
 
 static void loops_equal_the_plain_one(void **unused)
@@ -115,8 +185,7 @@ static void loops_equal_the_plain_one(void **unused)
             int8_t *held_query = block(1, width, SHIFTS - shift, &query);
             fill(codes, COUNT * width, (filling)(round % FILLINGS));
             fill(query, width, (filling)(round / FILLINGS));
-            check_distances(codes, COUNT, width, query);
-            check_limits(codes, COUNT, width, query);
+            check_loops(codes, COUNT, width, query);
             free(held);
             free(held_query);
         }
@@ -134,31 +203,37 @@ static void any_width_and_count(void **unused)
             int8_t *held_query = block(1, width, 0, &query);
             fill(codes, count * width, RANDOM);
             fill(query, width, ENDS);
-            check_distances(codes, count, width, query);
-            check_limits(codes, count, width, query);
+            check_loops(codes, count, width, query);
+            check_places(count);
             free(held);
             free(held_query);
         }
     }
     kernel_distances(NULL, 0, 64, NULL, NULL);
+    kernel_products(NULL, 0, 64, NULL, NULL);
     assert_int_equal(kernel_keep_within(NULL, 192, NULL, 0, NULL, NULL, 0), 0);
+    assert_int_equal(kernel_keep_products(NULL, 192, NULL, 0, NULL, NULL, 0), 0);
 }
 
-/* The greatest distance there is: 256 × 254². */
+/* The greatest distance there is, 256 × 2,033², and product, 256 × 127 × 32,767. */
 static void the_greatest_distance_fits(void **unused)
 {
     (void)unused;
-    int8_t code[WIDTH_MOST], query[WIDTH_MOST];
+    enum { DIFFERENCE = 2 * CODE_MOST * KERNEL_FINER + 1 };
+    int8_t low[WIDTH_MOST], high[WIDTH_MOST];
     int32_t found;
-    fill(code, WIDTH_MOST, LEAST);
-    fill(query, WIDTH_MOST, MOST);
-    kernel_distances(code, 1, WIDTH_MOST, query, &found);
-    assert_int_equal(found, WIDTH_MOST * (2 * CODE_MOST) * (2 * CODE_MOST));
-    kernel_distances(query, 1, WIDTH_MOST, code, &found);
-    assert_int_equal(found, WIDTH_MOST * (2 * CODE_MOST) * (2 * CODE_MOST));
-    fill(code, WIDTH_MOST, MOST);
-    kernel_distances(code, 1, WIDTH_MOST, query, &found);
-    assert_int_equal(found, 0);
+    fill(low, WIDTH_MOST, LEAST);
+    fill(high, WIDTH_MOST, MOST);
+    int16_t *query = widened(high, WIDTH_MOST, KERNEL_FINER);
+    int16_t *factors = widened(high, WIDTH_MOST, FACTOR_MOST);
+    kernel_distances(low, 1, WIDTH_MOST, query, &found);
+    assert_int_equal(found, WIDTH_MOST * DIFFERENCE * DIFFERENCE);
+    kernel_distances(high, 1, WIDTH_MOST, query, &found);
+    assert_int_equal(found, WIDTH_MOST);
+    kernel_products(low, 1, WIDTH_MOST, factors, &found);
+    assert_int_equal(found, WIDTH_MOST * CODE_MOST * INT16_MAX);
+    free(query);
+    free(factors);
 }
 
 int main(void)
