@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "delta.h"
+#include "growth.h"
 
 enum {
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
@@ -44,6 +45,7 @@ void index_release(index_version *v)
     sqlite3_free(v->segments);
     sqlite3_free(v->starts);
     sqlite3_free(v->dead);
+    coverage_release(v->coverage);
     tuning_release(v->tuning);
     sqlite3_free(v);
 }
@@ -60,7 +62,7 @@ size_t index_bytes(const index_version *v)
         bytes += segment_bytes(v->segments[i]) + sizeof *v->segments + sizeof *v->starts;
         bytes += sizeof *v->dead + (v->dead[i] ? dead_bytes(segment_count(v->segments[i])) : 0);
     }
-    return bytes;
+    return bytes + growth_bytes(v);
 }
 
 int64_t index_key(const index_version *v, int i, int slot)
@@ -149,7 +151,11 @@ static index_tuning *tuning_new(void)
     atomic_flag_clear(&t->working);
     atomic_init(&t->basis, NULL);
     atomic_init(&t->is_flat, 0);
-    return t;
+    t->growth = growth_new();
+    if (t->growth)
+        return t;
+    sqlite3_free(t);
+    return NULL;
 }
 
 static index_tuning *tuning_retain(index_tuning *t)
@@ -163,6 +169,7 @@ static void tuning_release(index_tuning *t)
     if (!t || atomic_fetch_sub_explicit(&t->references, 1, memory_order_acq_rel) != 1)
         return;
     basis_release(atomic_load(&t->basis));
+    growth_free(t->growth);
     sqlite3_free(t);
 }
 
@@ -531,6 +538,7 @@ static void find_basis(const index_version *v)
 void index_forget_work(index_version *v)
 {
     atomic_flag_clear(&v->tuning->working);
+    growth_forget_work(v->tuning->growth);
 }
 
 void index_improve(index_version *v)

@@ -28,7 +28,8 @@ typedef struct dead_slots {
 
 /*
 ** What versions that come from one another have in common: the basis of their
-** sketches, found out in pieces while searches are answered without.
+** sketches, found out in pieces while searches are answered without, and their
+** approximate index.
 */
 typedef struct index_tuning {
     atomic_int references;
@@ -36,6 +37,7 @@ typedef struct index_tuning {
     atomic_flag working;    /* a thread is at a piece */
     _Atomic(basis *) basis; /* set once, NULL before */
     atomic_int is_flat;     /* a basis does not help */
+    struct growth *growth;  /* the approximate index, where there is to be one */
 } index_tuning;
 
 typedef struct index_version {
@@ -52,8 +54,9 @@ typedef struct index_version {
     size_t made_bytes;    /* of the segments that were made for it */
     int segment_count, main_count, capacity;
     segment **segments;
-    int64_t *starts;   /* the position of each segment's first slot */
-    dead_slots **dead; /* of each segment, NULL for none */
+    int64_t *starts;           /* the position of each segment's first slot */
+    dead_slots **dead;         /* of each segment, NULL for none */
+    struct coverage *coverage; /* by an approximate index; growth.c guards it */
 } index_version;
 
 index_version *index_retain(index_version *v);
