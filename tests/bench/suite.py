@@ -427,16 +427,22 @@ def main():
         heading = describe(machine, described, versions_of(sets), options)
         text = document(sets, options.parts, heading)
         (out / "results.md").write_text(text)
+        (out / "results.json").write_text(json.dumps(all_figures(machine, sets), indent=2) + "\n")
         no_plots = draw_all(sets, options.parts, out)
     print(text)
     if no_plots:
         print(no_plots)
+    correct = "Every answer of the exact sqlite-faiss tables was that of brute force in float64."
+    finish(wrong_answers(sets), correct, out / "results.json", all_figures(machine, sets))
+
+
+def all_figures(machine, sets):
+    """For JSON."""
     everything = {"machine": machine, "sets": {}}
     for name, (_, figures) in sets.items():
         everything["sets"][name] = {"rows": figures.rows, "dimension": figures.dimension}
         everything["sets"][name]["contenders"] = figures.contenders
-    correct = "Every answer of the exact sqlite-faiss tables was that of brute force in float64."
-    finish(wrong_answers(sets), correct, out / "results.json", everything)
+    return everything
 
 
 def versions_of(sets):
