@@ -28,14 +28,19 @@ typedef struct dead_slots {
 
 /*
 ** What versions that come from one another have in common: the basis of their
-** sketches, found out in pieces while searches are answered without.
+** sketches, found out in pieces while searches are answered without. It is looked for
+** again when the rows have become four times as many, and when a quarter as many are new
+** that it does not fit; a better one takes its place, and the segments get new sketches,
+** one by one.
 */
 typedef struct index_tuning {
     atomic_int references;
     atomic_int searches;
-    atomic_flag working;    /* a thread is at a piece */
-    _Atomic(basis *) basis; /* set once, NULL before */
-    atomic_int is_flat;     /* a basis does not help */
+    atomic_flag working;        /* a thread is at a piece, and alone changes what follows */
+    _Atomic(basis *) basis;     /* the newest; NULL before it, or where none helps */
+    atomic_uint number;         /* of bases so far, or of findings that there is none */
+    _Atomic(int64_t) rows_then; /* when it was looked for last */
+    _Atomic(int64_t) misfits;   /* rows judged since that it does not fit */
 } index_tuning;
 
 typedef struct index_version {
