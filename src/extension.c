@@ -8,6 +8,7 @@ SQLITE_EXTENSION_INIT1
 #include "functions.h"
 #include "host.h"
 #include "neighbors_table.h"
+#include "project_table.h"
 #include "search_table.h"
 #include "table.h"
 
@@ -60,6 +61,8 @@ static int load(sqlite3 *db, int is_host, char **message)
         rc = search_table_register(c);
     if (rc == SQLITE_OK)
         rc = neighbors_table_register(c);
+    if (rc == SQLITE_OK)
+        rc = project_table_register(c);
     if (rc == SQLITE_OK && is_host)
         rc = host_register(c);
     connection_release(c);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "delta.h"
+#include "growth.h"
 
 enum {
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
@@ -44,6 +45,7 @@ void index_release(index_version *v)
     sqlite3_free(v->segments);
     sqlite3_free(v->starts);
     sqlite3_free(v->dead);
+    coverage_release(v->coverage);
     tuning_release(v->tuning);
     sqlite3_free(v);
 }
@@ -60,7 +62,7 @@ size_t index_bytes(const index_version *v)
         bytes += segment_bytes(v->segments[i]) + sizeof *v->segments + sizeof *v->starts;
         bytes += sizeof *v->dead + (v->dead[i] ? dead_bytes(segment_count(v->segments[i])) : 0);
     }
-    return bytes;
+    return bytes + growth_bytes(v);
 }
 
 int64_t index_key(const index_version *v, int i, int slot)
@@ -151,7 +153,11 @@ static index_tuning *tuning_new(void)
     atomic_init(&t->number, 0);
     atomic_init(&t->rows_then, 0);
     atomic_init(&t->misfits, 0);
-    return t;
+    t->growth = growth_new();
+    if (t->growth)
+        return t;
+    sqlite3_free(t);
+    return NULL;
 }
 
 static index_tuning *tuning_retain(index_tuning *t)
@@ -165,6 +171,7 @@ static void tuning_release(index_tuning *t)
     if (!t || atomic_fetch_sub_explicit(&t->references, 1, memory_order_acq_rel) != 1)
         return;
     basis_release(atomic_load(&t->basis));
+    growth_free(t->growth);
     sqlite3_free(t);
 }
 
@@ -573,6 +580,7 @@ static void judge_segment(index_tuning *t, segment *s)
 void index_forget_work(index_version *v)
 {
     atomic_flag_clear(&v->tuning->working);
+    growth_forget_work(v->tuning->growth);
 }
 
 void index_improve(index_version *v)

@@ -31,7 +31,7 @@ typedef struct dead_slots {
 ** sketches, found out in pieces while searches are answered without. It is looked for
 ** again when the rows have become four times as many, and when a quarter as many are new
 ** that it does not fit; a better one takes its place, and the segments get new sketches,
-** one by one.
+** one by one. And their approximate index.
 */
 typedef struct index_tuning {
     atomic_int references;
@@ -41,6 +41,7 @@ typedef struct index_tuning {
     atomic_uint number;         /* of bases so far, or of findings that there is none */
     _Atomic(int64_t) rows_then; /* when it was looked for last */
     _Atomic(int64_t) misfits;   /* rows judged since that it does not fit */
+    struct growth *growth;      /* the approximate index, where there is to be one */
 } index_tuning;
 
 typedef struct index_version {
@@ -57,8 +58,9 @@ typedef struct index_version {
     size_t made_bytes;    /* of the segments that were made for it */
     int segment_count, main_count, capacity;
     segment **segments;
-    int64_t *starts;   /* the position of each segment's first slot */
-    dead_slots **dead; /* of each segment, NULL for none */
+    int64_t *starts;           /* the position of each segment's first slot */
+    dead_slots **dead;         /* of each segment, NULL for none */
+    struct coverage *coverage; /* by an approximate index; growth.c guards it */
 } index_version;
 
 index_version *index_retain(index_version *v);

@@ -75,12 +75,10 @@ static int begin_search(published_search *s, snapshot *in, search *out, int64_t 
                         char **message)
 {
     filter none = {0};
-    size_t bytes = (size_t)s->query.dimension * sizeof *s->query.x;
-    vector query = {.x = sqlite3_malloc64(bytes), .dimension = s->query.dimension};
-    if (!query.x)
-        return SQLITE_NOMEM;
-    memcpy(query.x, s->query.x, bytes);
-    int rc = search_begin(out, in, &none, &query, depth, message);
+    vector query;
+    int rc = vector_copy(&s->query, &query);
+    if (rc == SQLITE_OK)
+        rc = search_begin(out, in, &none, &query, depth, NULL, message);
     vector_clear(&query);
     return rc;
 }
@@ -312,8 +310,8 @@ int published_rows_open(publication *p, connection *visitor, published_rows *out
         rc = snapshot_begin_search(&v.snapshot, version->dimension, message);
     if (rc == SQLITE_OK && !is_in_memory(version))
         rc = set_message(message,
-                         sqlite3_mprintf("the vectors of %s.%s are not in memory: ask for the "
-                                         "neighbours of its rows where its file is open",
+                         sqlite3_mprintf("the vectors of %s.%s are not in memory: ask where "
+                                         "its file is open",
                                          publication_name(p), publication_table(p)));
     out->ids_are_keys = v.snapshot.source->id_is_rowid;
     if (rc == SQLITE_OK && ids_are_elsewhere(&v.snapshot))

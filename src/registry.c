@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "growth.h"
+
 /* Old versions may take this part of the newest, and some bytes in any case. */
 enum { OLD_VERSIONS_SHARE = 16, OLD_VERSIONS_BYTES = 1 << 20 };
 
@@ -24,6 +26,7 @@ struct registry_entry {
     registry_database database;
     char *table, *id, *embedding, *path;
     vector_metric metric;
+    index_kind kind;
     int strict, dimension, kept_values;
     published_version published[REGISTRY_STATES]; /* newest first */
     int published_count;
@@ -63,7 +66,7 @@ static int entry_matches(const registry_entry *e, const registry_key *key)
            same_text(e->table, key->table) && same_text(e->id, key->id) &&
            same_text(e->embedding, key->embedding) && e->metric == key->metric &&
            e->strict == key->strict && e->dimension == key->dimension &&
-           e->kept_values == key->kept_values;
+           e->kept_values == key->kept_values && index_kind_equal(&e->kind, &key->kind);
 }
 
 static void entry_free(registry_entry *e)
@@ -96,6 +99,7 @@ static registry_entry *entry_new(const registry_key *key)
                           .id = key->id ? sqlite3_mprintf("%s", key->id) : NULL,
                           .embedding = sqlite3_mprintf("%s", key->embedding),
                           .metric = key->metric,
+                          .kind = key->kind,
                           .strict = key->strict,
                           .dimension = key->dimension,
                           .kept_values = key->kept_values};
@@ -542,11 +546,14 @@ int registry_list(registry_line **lines, int *count)
                                 .dimension = current->dimension,
                                 .metric = e->metric,
                                 .build_seconds = current->build_seconds,
+                                .kind = *e->kind.text ? growth_describe(current, &e->kind)
+                                                      : sqlite3_mprintf("Flat"),
                                 .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
                                 .path = e->path ? sqlite3_mprintf("%s", e->path) : NULL,
                                 .users = e->users - e->offers,
                                 .serial = e->serial};
-        rc = line->table && line->live && (line->path || !e->path) ? SQLITE_OK : SQLITE_NOMEM;
+        rc = line->table && line->kind && line->live && (line->path || !e->path) ? SQLITE_OK
+                                                                                 : SQLITE_NOMEM;
     }
     pthread_mutex_unlock(&lock);
     free_all(expired);
@@ -561,6 +568,7 @@ void registry_list_free(registry_line *lines, int count)
 {
     for (int i = 0; lines && i < count; i++) {
         sqlite3_free(lines[i].table);
+        sqlite3_free(lines[i].kind);
         sqlite3_free(lines[i].live);
         sqlite3_free(lines[i].path);
     }

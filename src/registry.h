@@ -9,6 +9,7 @@
 #ifndef REGISTRY_H
 #define REGISTRY_H
 
+#include "factory.h"
 #include "index.h"
 
 /* Which database a source lives in. Files are told apart by device and inode, so
@@ -26,6 +27,7 @@ typedef struct registry_key {
     registry_database database;
     const char *table, *id, *embedding;
     vector_metric metric;
+    index_kind kind; /* of an approximate index; no text: exact */
     int strict;
     int dimension;       /* as demanded, 0 if taken from the rows */
     int kept_values;     /* with each row */
@@ -122,6 +124,7 @@ typedef struct registry_line {
     int dimension;
     vector_metric metric;
     double build_seconds;
+    char *kind; /* what answers searches now */
     char *live; /* "yes", or "no: " and why */
     char *path; /* of the database file, NULL if it is none */
     int users;  /* connections */

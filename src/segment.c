@@ -52,11 +52,11 @@ void segment_restore_threads(int threads)
         omp_set_num_threads(threads);
 }
 
-/* Turn FAISS's error into ours. Exceptions of the C++ library, and those that are
+/* Exceptions of the C++ library, and those that are
 ** none, come from memory alone here: what can be wrong with arguments is checked
 ** before. FAISS's own text begins with a function and a source line, which mean
 ** nothing to the user. */
-static int faiss_failure(int code, char **message)
+int segment_failure(int code, char **message)
 {
     const char *text = faiss_get_last_error();
     if (code != FAISS_EXCEPT || !text || strstr(text, "bad_alloc"))
@@ -199,7 +199,7 @@ static int flat_open(vector_metric metric, const float *vectors, int count, int 
         code = faiss_Index_add(*out, count, vectors);
     if (code == 0)
         return SQLITE_OK;
-    int rc = faiss_failure(code, message);
+    int rc = segment_failure(code, message);
     if (*out)
         faiss_IndexFlat_free(*out);
     *out = NULL;
@@ -418,7 +418,7 @@ int segment_search(const segment *s, const float *query, int k, float *scores, i
     int code = faiss_Index_search(s->flat, 1, query, k, scores, slots);
     segment_restore_threads(threads);
     if (code != 0)
-        return faiss_failure(code, message);
+        return segment_failure(code, message);
     /* FAISS fills up with label -1 where nothing beat its starting value. */
     *found = 0;
     while (*found < k && slots[*found] >= 0)
@@ -455,7 +455,7 @@ int segment_search_batch(const segment *s, const vector_reader *reader, const fl
     int threads = segment_use_one_thread();
     int code = faiss_Index_search(read ? read : s->flat, count, queries, k, scores, slots);
     segment_restore_threads(threads);
-    rc = code == 0 ? SQLITE_OK : faiss_failure(code, message);
+    rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
     if (read)
         faiss_IndexFlat_free(read);
     return rc;
@@ -507,7 +507,7 @@ static int score_in_memory(const FaissIndexFlat *flat, const float *query, const
     int code = faiss_IndexFlat_compute_distance_subset((FaissIndexFlat *)flat, 1, query, count,
                                                        scores, labels);
     segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : faiss_failure(code, message);
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
 }
 
 /* Scores of a few slots whose vectors are in the source: those of an index of just these. */
@@ -590,7 +590,7 @@ int scorer_score(scorer *s, const float *x, float *score, char **message)
     int threads = segment_use_one_thread();
     int code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, x, 1, score, &first);
     segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : faiss_failure(code, message);
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
 }
 
 int scorer_dimension(const scorer *s)

@@ -4,7 +4,7 @@
 ** Rows sit in slots 0..count-1, which are FAISS's own positions. A segment is
 ** built once, in one piece, so that FAISS allocates just what it needs, and
 ** never changes afterwards: any number of threads may read it, and versions of
-** an index share it by reference. This file and exact.c alone include FAISS's
+** an index share it by reference. This file, exact.c and approximate.c alone include FAISS's
 ** headers; every call here runs on one OpenMP thread (a single query over a
 ** flat index is several times slower with two).
 */
@@ -146,6 +146,9 @@ void segment_normalize(float *x, int dimension);
 ** use OpenMP as well. */
 int segment_use_one_thread(void);
 void segment_restore_threads(int threads);
+
+/* Turn the code of a failed call of FAISS into a message, or SQLITE_NOMEM. */
+int segment_failure(int code, char **message);
 
 /* "1.12.0": the version of the FAISS in use. */
 const char *segment_faiss_version(void);
