@@ -5,6 +5,7 @@
 
 #include "delta.h"
 #include "growth.h"
+#include "low_memory.h"
 
 enum {
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
@@ -191,6 +192,7 @@ index_version *index_new(vector_metric metric, int dimension, int kept_values,
     v->metric = metric;
     v->dimension = dimension;
     v->kept_values = kept_values;
+    v->keeping = from ? from->keeping : INDEX_VECTORS;
     return v;
 }
 
@@ -321,10 +323,13 @@ uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash)
 static int builder_stage_prefix(index_builder *b, const segment *s, int count)
 {
     if (!b->staging_open) {
-        segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
+        index_rows_open(b->made, &b->staging);
         b->staging_open = 1;
     }
-    return count ? segment_rows_copy(&b->staging, s, count) : SQLITE_OK;
+    int rc = SQLITE_OK;
+    for (int slot = 0; rc == SQLITE_OK && slot < count; slot++)
+        rc = segment_rows_take(&b->staging, s, slot);
+    return rc;
 }
 
 static int compare_starts(const void *left, const void *right)
@@ -448,6 +453,24 @@ int index_builder_open(vector_metric metric, int dimension, int kept_values, ind
     return rc;
 }
 
+void index_builder_keep(index_builder *b, index_keeping keeping)
+{
+    b->made->keeping = keeping;
+}
+
+int index_builder_wants_sample(const index_builder *b)
+{
+    return b->staging.count == 0 && index_is_undecided(b->made, b->rows);
+}
+
+int index_builder_take_sample(index_builder *b, float *sample, int count, char **message)
+{
+    int rc = index_decide(b->made, sample, count);
+    segment_rows_close(&b->staging);
+    b->staging_open = 0;
+    return rc == SQLITE_OK ? index_lighten(b->made, message) : rc;
+}
+
 int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                       const void *embedding, char **message)
 {
@@ -488,6 +511,9 @@ int index_builder_finish(index_builder *b, int64_t left_out, index_version **out
     v->main_count = v->segment_count;
     if (v->rows == 0)
         v->dimension = 0;
+    rc = index_lighten(v, message);
+    if (rc != SQLITE_OK)
+        return rc;
     *out = v;
     b->made = NULL;
     return SQLITE_OK;
@@ -506,8 +532,7 @@ void index_builder_close(index_builder *b)
 
 /* ---- improving ---- */
 
-/* Copy vectors from all over the index, always the same; *count of them. */
-static float *take_sample(const index_version *v, int *count)
+float *index_sample(const index_version *v, int *count)
 {
     int64_t most = basis_sample_size(v->dimension);
     *count = (int)(v->slots < most ? v->slots : most);
@@ -522,6 +547,18 @@ static float *take_sample(const index_version *v, int *count)
         memcpy(sample + (size_t)i * d, segment_vector(v->segments[s], slot), d * sizeof *sample);
     }
     return sample;
+}
+
+int index_find_basis(const index_version *v, float *sample, int count)
+{
+    basis *found = NULL, *none = NULL;
+    int rc =
+        sample ? basis_new(v->metric, sample, count, v->dimension, NULL, &found) : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && !found)
+        atomic_store(&v->tuning->number, 1); /* found: there is none */
+    else if (found && !atomic_compare_exchange_strong(&v->tuning->basis, &none, found))
+        basis_release(found); /* another thread was faster */
+    return rc;
 }
 
 /* Take a basis, or none, for the newest: all segments are to be judged by it. Where there is
@@ -542,7 +579,7 @@ static void find_basis(const index_version *v)
     index_tuning *t = v->tuning;
     basis *former = atomic_load(&t->basis), *found = NULL;
     int count;
-    float *sample = take_sample(v, &count);
+    float *sample = index_sample(v, &count);
     int rc =
         sample ? basis_new(v->metric, sample, count, v->dimension, former, &found) : SQLITE_NOMEM;
     sqlite3_free(sample);
@@ -586,7 +623,7 @@ void index_forget_work(index_version *v)
 void index_improve(index_version *v)
 {
     index_tuning *t = v->tuning;
-    if (v->rows < BASIS_ROWS_LEAST ||
+    if (v->keeping != INDEX_VECTORS || v->rows < BASIS_ROWS_LEAST ||
         atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
         return;
     unsigned number = atomic_load(&t->number);
