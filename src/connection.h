@@ -6,6 +6,7 @@
 #ifndef CONNECTION_H
 #define CONNECTION_H
 
+#include "factory.h"
 #include "storage.h"
 
 struct host;
@@ -16,11 +17,14 @@ typedef struct definition {
     char *schema, *table;
     char *id, *embedding; /* columns, NULL for the defaults */
     vector_metric metric;
-    int strict;        /* a malformed row is an error; otherwise it is left out */
-    int dimension;     /* demanded of the rows; 0: that of the first row */
-    int not_live;      /* live=off: do not rely on a change log, if there is one */
-    int must_be_live;  /* live=on: matters when the faiss table is made */
-    int reads_columns; /* other columns are read too: they are kept where rows have no rowid */
+    int strict;           /* a malformed row is an error; otherwise it is left out */
+    int dimension;        /* demanded of the rows; 0: that of the first row */
+    int not_live;         /* live=off: do not rely on a change log, if there is one */
+    int must_be_live;     /* live=on: matters when the faiss table is made */
+    int low_memory;       /* memory=low: vectors stay in the source; which has rowids, or did */
+    index_kind kind;      /* of an approximate index; no text: exact */
+    search_effort effort; /* of its searches, unless they say otherwise */
+    int reads_columns;    /* other columns are read too: they are kept where rows have no rowid */
     /* Not on this connection: published by another one, as `table` of the database `schema`. */
     struct publication *through;
 } definition;

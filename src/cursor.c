@@ -406,6 +406,41 @@ static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char 
     return rc;
 }
 
+/* Whether bounds on score or distance allow an approximate search: that the first rows wanted,
+** nearest first, may end too early. */
+static int bounds_are_far(const faiss_cursor *c)
+{
+    for (int i = 0; i < c->plan.term_count; i++) {
+        const plan_term *term = &c->plan.terms[i];
+        int grows =
+            term->on == PLAN_ON_DISTANCE || c->snapshot.tracked->asked.metric == METRIC_KIND_L2;
+        int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
+        if (c->bounds[i] && grows != from_above)
+            return 0;
+    }
+    return 1;
+}
+
+static int has_bounds(const faiss_cursor *c)
+{
+    int found = 0;
+    for (int i = 0; i < c->plan.term_count; i++)
+        found |= c->bounds[i] != NULL;
+    return found;
+}
+
+/* Whether an approximate index may answer: where it is known how many rows are wanted, or in which
+** order they come does not matter, nor how far the last one is. The function's plan is made
+** before its table is known. */
+static int may_approximate(const faiss_cursor *c, int64_t depth)
+{
+    int is_function = table_of(c)->definition.table == NULL;
+    if (!*c->snapshot.tracked->asked.kind.text || c->plan.is_exact)
+        return 0;
+    return depth == WALK_UNKNOWN ? !has_bounds(c) && !is_function
+                                 : bounds_are_far(c) && !(is_function && c->neighbours < 0);
+}
+
 static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, filter *f,
                          char **message)
 {
@@ -420,7 +455,11 @@ static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, f
         c->at_end = 1;
         return SQLITE_OK;
     }
-    return search_begin(&c->search, &c->snapshot, f, query, first_depth(c, argv), message);
+    const definition *d = &c->snapshot.tracked->asked;
+    int64_t depth = first_depth(c, argv);
+    search_effort effort = search_effort_of(&d->kind, &(search_effort){0}, &d->effort);
+    return search_begin(&c->search, &c->snapshot, f, query, depth,
+                        may_approximate(c, depth) ? &effort : NULL, message);
 }
 
 /* Make the query of a point ready, unless it is the last one's. */

@@ -6,7 +6,7 @@
 #include "json.h"
 #include "published.h"
 #include "snapshot.h"
-#include "walk.h"
+#include "search.h"
 
 #ifndef SQLITE_FAISS_VERSION
 #define SQLITE_FAISS_VERSION "unversioned"
@@ -75,14 +75,15 @@ static int append_neighbour(sqlite3_str *json, const row_value *id, const float 
 
 /* ---- faiss_search, faiss_search_with_scores ---- */
 
-static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_scores,
-                       sqlite3_str *json, char **message)
+/* Append the first k rows of an exact walk or (`walk` NULL) of an approximate search. */
+static int append_hits(snapshot *s, index_walk *walk, search *found, sqlite3_int64 k,
+                       int with_scores, sqlite3_str *json, char **message)
 {
     char *row = sqlite3_mprintf("in %s.%s", s->source->schema, s->source->table);
     index_hit hit;
     int rc = row ? SQLITE_OK : SQLITE_NOMEM;
     for (int64_t i = 0; rc == SQLITE_OK && i < k; i++) {
-        rc = index_walk_at(walk, i, &hit, message);
+        rc = walk ? index_walk_at(walk, i, &hit, message) : search_next(found, &hit, message);
         if (rc != SQLITE_ROW)
             break;
         row_value id;
@@ -94,10 +95,33 @@ static int append_hits(snapshot *s, index_walk *walk, sqlite3_int64 k, int with_
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+/* The array of the nearest rows, with the help of an approximate index. */
+static int append_approximate(snapshot *s, const vector *query, sqlite3_int64 k, int with_scores,
+                              sqlite3_str *json, char **message)
+{
+    const definition *asked = &s->tracked->asked;
+    search_effort effort = search_effort_of(&asked->kind, &(search_effort){0}, &asked->effort);
+    search found = {0};
+    filter none = {0};
+    vector copy = {0};
+    int rc = vector_copy(query, &copy);
+    if (rc == SQLITE_OK)
+        rc = search_begin(&found, s, &none, &copy, k, &effort, message);
+    sqlite3_str_appendchar(json, 1, '[');
+    if (rc == SQLITE_OK)
+        rc = append_hits(s, NULL, &found, k, with_scores, json, message);
+    sqlite3_str_appendchar(json, 1, ']');
+    search_close(&found);
+    vector_clear(&copy);
+    return rc;
+}
+
 /* The array of the nearest rows. */
 static int append_nearest(snapshot *s, index_version *v, const vector *query, sqlite3_int64 k,
                           int with_scores, sqlite3_str *json, char **message)
 {
+    if (*s->tracked->asked.kind.text && v->rows > 0)
+        return append_approximate(s, query, k, with_scores, json, message);
     index_walk *walk = NULL;
     vector_reader reader = vector_reader_of(s);
     int rc = SQLITE_OK;
@@ -105,7 +129,7 @@ static int append_nearest(snapshot *s, index_version *v, const vector *query, sq
     if (v->rows > 0)
         rc = index_walk_open(v, query->x, NULL, k, &reader, &walk, message);
     if (walk)
-        rc = append_hits(s, walk, k, with_scores, json, message);
+        rc = append_hits(s, walk, NULL, k, with_scores, json, message);
     sqlite3_str_appendchar(json, 1, ']');
     index_walk_close(walk);
     return rc;

@@ -7,6 +7,7 @@
 static const char *const kind_names[PLAN_KINDS] = {"scan", "lookup", "knn", "stream", "point"};
 static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector",
                                                      "k",        "limit", "offset"};
+static const char exact_word[] = "exact";
 static const char *const operator_texts[PLAN_OPERATORS] = {
     "=?",        "!=?",     "<?",      "<=?",     ">?",       ">=?",         " IS ?",
     " IS NOT ?", " IN (?)", " LIKE ?", " GLOB ?", " IS NULL", " IS NOT NULL"};
@@ -407,6 +408,23 @@ static int encode_term(const plan_table *t, sqlite3_index_info *info, int i, int
     return SQLITE_OK;
 }
 
+/* Whether the search answers all constraints, so that SQLite leaves out no row. */
+static int takes_all(const sqlite3_index_info *info, plan_kind kind, const choice *chosen)
+{
+    int taken = chosen->term_count;
+    for (int i = 0; i < info->nConstraint; i++)
+        taken += is_value(kind, chosen, i);
+    return taken == info->nConstraint;
+}
+
+/* Whether a stream must be in order beyond the rows that a limit asks for. */
+static int must_be_exact(const plan_table *t, const sqlite3_index_info *info, plan_kind kind,
+                         const choice *chosen)
+{
+    int is_limited = chosen->constraint[PLAN_LIMIT] >= 0 && takes_all(info, kind, chosen);
+    return t->is_approximate && kind == PLAN_STREAM && info->nOrderBy > 0 && !is_limited;
+}
+
 /* Number the values, those of the kind first, and write the text. */
 static int encode(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
                   const choice *chosen, char **message)
@@ -414,6 +432,8 @@ static int encode(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
     int count = 0, rc = SQLITE_OK;
     sqlite3_str *text = sqlite3_str_new(NULL);
     sqlite3_str_appendall(text, kind_names[kind]);
+    if (must_be_exact(t, info, kind, chosen))
+        sqlite3_str_appendf(text, " %s", exact_word);
     for (int value = 0; value < PLAN_VALUES; value++) {
         int i = chosen->constraint[value];
         if (i < 0 || !kind_uses(kind, value, chosen))
@@ -694,6 +714,8 @@ int plan_decode(const plan_table *t, int number, const char *text, int count, pl
     int kind = read_name(&rest, kind_names, PLAN_KINDS);
     int read = 0, rc = kind < 0 || kind != number ? SQLITE_CORRUPT : SQLITE_OK;
     out->kind = (plan_kind)kind;
+    const char *const exact[] = {exact_word};
+    out->is_exact = read_name(&rest, exact, 1) == 0;
     int value;
     while (rc == SQLITE_OK && (value = read_name(&rest, value_names, PLAN_VALUES)) >= 0) {
         rc = out->at[value] >= 0 ? SQLITE_CORRUPT : SQLITE_OK;

@@ -14,6 +14,10 @@
 **   stream   vector [limit [offset]]  all, nearest first, as far as they are read
 **   point    vector                   those with an id or rowid, scored
 **
+** A stream of a table with an approximate index says "exact" behind its kind where the rows
+** must all come nearest first: there are no bounds on how far a later row may be
+** displaced, but where `k` or a limit says how many are wanted.
+**
 ** The table-valued function has its values `database` and `table` before these.
 ** EXPLAIN QUERY PLAN shows both, as
 ** "VIRTUAL TABLE INDEX 2:knn vector k filter(lang=? AND year>=?)".
@@ -70,7 +74,8 @@ typedef struct plan {
     int at[PLAN_VALUES]; /* which of xFilter's values it is, -1 if absent */
     plan_term *terms;
     int term_count;
-    char *text; /* holds the names in terms */
+    int is_exact; /* although the table has an approximate index */
+    char *text;   /* holds the names in terms */
 } plan;
 
 /* A column of the source, as the virtual table offers it. */
@@ -96,6 +101,7 @@ typedef struct plan_table {
     const char *embedding; /* the name of the vector's column, for messages */
     int has_rowid;         /* rowids are those of the source */
     int id_is_rowid;       /* ties come in the order of ids */
+    int is_approximate;    /* it has an approximate index */
     int metric_known;      /* the order of `score` can be told */
     vector_metric metric;
     sqlite3_int64 rows; /* an estimate */

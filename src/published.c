@@ -75,12 +75,10 @@ static int begin_search(published_search *s, snapshot *in, search *out, int64_t 
                         char **message)
 {
     filter none = {0};
-    size_t bytes = (size_t)s->query.dimension * sizeof *s->query.x;
-    vector query = {.x = sqlite3_malloc64(bytes), .dimension = s->query.dimension};
-    if (!query.x)
-        return SQLITE_NOMEM;
-    memcpy(query.x, s->query.x, bytes);
-    int rc = search_begin(out, in, &none, &query, depth, message);
+    vector query;
+    int rc = vector_copy(&s->query, &query);
+    if (rc == SQLITE_OK)
+        rc = search_begin(out, in, &none, &query, depth, NULL, message);
     vector_clear(&query);
     return rc;
 }

@@ -5,6 +5,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "growth.h"
+#include "low_memory.h"
+
 /* Old versions may take this part of the newest, and some bytes in any case. */
 enum { OLD_VERSIONS_SHARE = 16, OLD_VERSIONS_BYTES = 1 << 20 };
 
@@ -24,7 +27,8 @@ struct registry_entry {
     registry_database database;
     char *table, *id, *embedding, *path;
     vector_metric metric;
-    int strict, dimension, kept_values;
+    index_kind kind;
+    int strict, dimension, kept_values, low_memory;
     published_version published[REGISTRY_STATES]; /* newest first */
     int published_count;
     uint64_t stamp;
@@ -63,7 +67,8 @@ static int entry_matches(const registry_entry *e, const registry_key *key)
            same_text(e->table, key->table) && same_text(e->id, key->id) &&
            same_text(e->embedding, key->embedding) && e->metric == key->metric &&
            e->strict == key->strict && e->dimension == key->dimension &&
-           e->kept_values == key->kept_values;
+           e->kept_values == key->kept_values && e->low_memory == key->low_memory &&
+           index_kind_equal(&e->kind, &key->kind);
 }
 
 static void entry_free(registry_entry *e)
@@ -96,9 +101,11 @@ static registry_entry *entry_new(const registry_key *key)
                           .id = key->id ? sqlite3_mprintf("%s", key->id) : NULL,
                           .embedding = sqlite3_mprintf("%s", key->embedding),
                           .metric = key->metric,
+                          .kind = key->kind,
                           .strict = key->strict,
                           .dimension = key->dimension,
-                          .kept_values = key->kept_values};
+                          .kept_values = key->kept_values,
+                          .low_memory = key->low_memory};
     if (e->table && e->embedding && (e->id || !key->id) && (e->path || !has_path))
         return e;
     entry_free(e);
@@ -542,11 +549,15 @@ int registry_list(registry_line **lines, int *count)
                                 .dimension = current->dimension,
                                 .metric = e->metric,
                                 .build_seconds = current->build_seconds,
+                                .kind = *e->kind.text ? growth_describe(current, &e->kind)
+                                                      : sqlite3_mprintf("Flat"),
+                                .memory = index_describe_memory(current),
                                 .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
                                 .path = e->path ? sqlite3_mprintf("%s", e->path) : NULL,
                                 .users = e->users - e->offers,
                                 .serial = e->serial};
-        rc = line->table && line->live && (line->path || !e->path) ? SQLITE_OK : SQLITE_NOMEM;
+        rc = line->table && line->kind && line->live && (line->path || !e->path) ? SQLITE_OK
+                                                                                 : SQLITE_NOMEM;
     }
     pthread_mutex_unlock(&lock);
     free_all(expired);
@@ -561,6 +572,7 @@ void registry_list_free(registry_line *lines, int count)
 {
     for (int i = 0; lines && i < count; i++) {
         sqlite3_free(lines[i].table);
+        sqlite3_free(lines[i].kind);
         sqlite3_free(lines[i].live);
         sqlite3_free(lines[i].path);
     }

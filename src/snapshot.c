@@ -5,6 +5,7 @@
 
 #include "build.h"
 #include "delta.h"
+#include "growth.h"
 #include "message.h"
 #include "publication.h"
 #include "sql_text.h"
@@ -242,6 +243,7 @@ void snapshot_close(snapshot *s)
     sqlite3_finalize(s->embedding);
     sqlite3_finalize(s->vectors);
     sqlite3_finalize(s->pin);
+    coverage_release(s->coverage);
     index_release(s->version);
     if (s->tracked) {
         let_go(s);
@@ -596,6 +598,23 @@ int snapshot_index(snapshot *s, index_version **version, char **message)
     return rc;
 }
 
+int snapshot_coverage(snapshot *s, coverage **out, char **message)
+{
+    const index_kind *kind = &s->tracked->asked.kind;
+    int rc = SQLITE_OK;
+    if (*kind->text && !s->coverage && s->version->rows > 0)
+        rc = growth_coverage(s->version, kind, !is_writing(s), snapshot_poll, s, &s->coverage,
+                             message);
+    *out = s->coverage;
+    return rc;
+}
+
+void snapshot_improve(snapshot *s)
+{
+    if (s->coverage && !is_writing(s))
+        growth_improve(s->version, &s->tracked->asked.kind, s->coverage);
+}
+
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message)
 {
     int rc = snapshot_index(s, version, message);
@@ -642,7 +661,7 @@ static void replace_held(index_version **held, const index_version *former, inde
     index_release((index_version *)former);
 }
 
-int snapshot_optimize(snapshot *s, char **message)
+int snapshot_optimize(snapshot *s, int anew, char **message)
 {
     tracked_source *t = s->tracked;
     index_version *former, *ordered;
@@ -656,6 +675,8 @@ int snapshot_optimize(snapshot *s, char **message)
         replace_held(&t->latest, former, ordered);
         replace_held(&t->draft, former, ordered);
     }
+    if (rc == SQLITE_OK && *t->asked.kind.text && ordered->rows > 0)
+        rc = growth_complete(ordered, &t->asked.kind, anew, snapshot_poll, s, message);
     index_release(former);
     return rc;
 }
@@ -665,7 +686,7 @@ int snapshot_check(snapshot *s, int *equal, char **message)
     index_version *indexed, *read;
     int rc = snapshot_index(s, &indexed, message);
     if (rc == SQLITE_OK)
-        rc = build_whole(s, NULL, 1, NULL, &read, message);
+        rc = build_keys(s, &read, message);
     if (rc == SQLITE_OK) {
         *equal = indexed->rows == read->rows && indexed->fingerprint == read->fingerprint;
         index_release(read);

@@ -10,6 +10,7 @@
 #define SNAPSHOT_H
 
 #include "connection.h"
+#include "cover.h"
 #include "walk.h"
 
 typedef struct snapshot {
@@ -20,6 +21,7 @@ typedef struct snapshot {
     sqlite3_stmt *pin;    /* stepped once and held: the read transaction */
     live_state published; /* the last that was when the snapshot began; seq 0 if unknown */
     index_version *version;
+    coverage *coverage;   /* of the version, by its approximate index; NULL for none */
     const char *columns;  /* of a source_query, for the look-ups; set by the owner */
     sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
     int64_t lookup_key;
@@ -51,7 +53,16 @@ void snapshot_detach(snapshot *s, snapshot *out);
 ** read of it all where it is not. Held until the snapshot closes. */
 int snapshot_index(snapshot *s, index_version **version, char **message);
 
-/* The same in source order: without tails and dead slots. */
+/* Find what the source's approximate index has of the version: *out is NULL where it has none,
+** or none yet. Builds it if this connection is the first that needs it, unless it is
+** writing: then others wait for it. snapshot_index() comes before. Held until the snapshot
+** closes. */
+int snapshot_coverage(snapshot *s, coverage **out, char **message);
+
+/* After a search: a piece of what the approximate index needs, beside others' searches. */
+void snapshot_improve(snapshot *s);
+
+/* The version of snapshot_index() in source order: without tails and dead slots. */
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message);
 
 /* A reader of the source has found rows that differ from the version: read the whole
@@ -59,8 +70,9 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
 ** where that was done before, or rows of the former version were handed out. */
 int snapshot_compare(snapshot *s, index_version **version, char **message);
 
-/* Put the index in order for all that use this state, too. Linear in what changed. */
-int snapshot_optimize(snapshot *s, char **message);
+/* Put the index in order for all that use this state, too. Linear in what changed. The
+** approximate index gets all rows, and no others; with `anew` it is trained again. */
+int snapshot_optimize(snapshot *s, int anew, char **message);
 
 /* Read the whole source and compare it with the index: *equal. A malformed row is
 ** an error that names it, also where strict=off leaves such rows out. */

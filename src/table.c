@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "approximate.h"
 #include "config.h"
 #include "cursor.h"
 #include "message.h"
@@ -56,14 +57,19 @@ static int parse_embedding(const char *value, definition *d)
     return parse_text(value, &d->embedding);
 }
 
-static int parse_dimension(const char *value, definition *d)
+static int parse_number(const char *value, int most, int *number)
 {
     char *end;
-    long dimension = strtol(value, &end, 10);
-    if (end == value || *end || dimension < 1 || dimension > DIMENSION_MOST)
+    long n = strtol(value, &end, 10);
+    if (end == value || *end || n < 1 || n > most)
         return 0;
-    d->dimension = (int)dimension;
+    *number = (int)n;
     return 1;
+}
+
+static int parse_dimension(const char *value, definition *d)
+{
+    return parse_number(value, DIMENSION_MOST, &d->dimension);
 }
 
 static int parse_switch(const char *value, int *on)
@@ -87,6 +93,41 @@ static int parse_live(const char *value, definition *d)
     return 1;
 }
 
+static int parse_memory(const char *value, definition *d)
+{
+    d->low_memory = sqlite3_stricmp(value, "low") == 0;
+    return d->low_memory || sqlite3_stricmp(value, "full") == 0;
+}
+
+/* The string is looked at when the metric is known, too. */
+static int parse_index(const char *value, definition *d)
+{
+    if (!*value || strlen(value) >= sizeof d->kind.text)
+        return 0;
+    memcpy(d->kind.text, value, strlen(value) + 1);
+    return 1;
+}
+
+static int parse_ef_construction(const char *value, definition *d)
+{
+    return parse_number(value, EF_CONSTRUCTION_MOST, &d->kind.ef_construction);
+}
+
+static int parse_ef_search(const char *value, definition *d)
+{
+    return parse_number(value, EFFORT_MOST, &d->effort.ef_search);
+}
+
+static int parse_nprobe(const char *value, definition *d)
+{
+    return parse_number(value, EFFORT_MOST, &d->effort.nprobe);
+}
+
+static int parse_rerank(const char *value, definition *d)
+{
+    return parse_number(value, RERANK_MOST, &d->effort.rerank);
+}
+
 static const struct option {
     const char *name;
     int (*parse)(const char *value, definition *d); /* 0 for a value that is not allowed */
@@ -98,6 +139,12 @@ static const struct option {
     {"dimension", parse_dimension, "a whole number from 1 to 1048576"},
     {"strict", parse_strict, "on or off"},
     {"live", parse_live, "on or off"},
+    {"memory", parse_memory, "full or low"},
+    {"index", parse_index, "a factory string of FAISS such as HNSW32 or 'IVF1024,Flat'"},
+    {"ef_construction", parse_ef_construction, "a whole number from 1 to 4096"},
+    {"ef_search", parse_ef_search, "a whole number from 1 to 1048576"},
+    {"nprobe", parse_nprobe, "a whole number from 1 to 1048576"},
+    {"rerank", parse_rerank, "a whole number from 1 to 1000"},
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
@@ -140,6 +187,42 @@ static int parse_option(const char *argument, definition *d, int *given, char **
     return rc;
 }
 
+/* What is said of an approximate index must belong to its kind. */
+static int check_kind(definition *d, char **message)
+{
+    int ef_construction = d->kind.ef_construction;
+    const char *stray = NULL;
+    int rc = *d->kind.text ? SQLITE_OK : SQLITE_DONE;
+    if (rc == SQLITE_OK) {
+        char text[INDEX_KIND_TEXT];
+        memcpy(text, d->kind.text, sizeof text);
+        rc = index_kind_parse(text, d->metric, &d->kind, message);
+        d->kind.ef_construction = ef_construction;
+    }
+    if (rc == SQLITE_ERROR || rc == SQLITE_NOMEM)
+        return rc;
+    if (rc == SQLITE_OK && d->low_memory) {
+        return set_message(message,
+                           sqlite3_mprintf("memory=low: an approximate index (index=%s) is "
+                                           "built from vectors in memory",
+                                           d->kind.text));
+    }
+    int is_graph = d->kind.links > 0, has_graph = is_graph || strstr(d->kind.text, "HNSW");
+    if (ef_construction && !is_graph)
+        stray = "ef_construction: only HNSW has it";
+    else if (d->effort.ef_search && !has_graph)
+        stray = "ef_search: only HNSW has it";
+    else if (d->effort.nprobe && !d->kind.lists)
+        stray = "nprobe: only IVF has it";
+    else if (d->effort.rerank && rc == SQLITE_DONE)
+        stray = "rerank: it is for approximate indexes";
+    if (!stray)
+        return SQLITE_OK;
+    return set_message(message, *d->kind.text
+                                    ? sqlite3_mprintf("%s, not index=%s", stray, d->kind.text)
+                                    : sqlite3_mprintf("%s (option index)", stray));
+}
+
 /* The length of an option: up to the next comma that is not within quotes. */
 static size_t option_length(const char *text)
 {
@@ -165,7 +248,7 @@ int table_parse_options(const char *text, definition *d, char **message)
         sqlite3_free(option);
         text += length + (text[length] == ',');
     }
-    return rc;
+    return rc == SQLITE_OK ? check_kind(d, message) : rc;
 }
 
 enum {
@@ -198,7 +281,7 @@ static int parse_arguments(int argc, const char *const *argv, definition *d, cha
     }
     for (int i = ARGUMENT_OPTIONS; rc == SQLITE_OK && i < argc; i++)
         rc = parse_option(argv[i], d, given, message);
-    return rc;
+    return rc == SQLITE_OK ? check_kind(d, message) : rc;
 }
 
 /* ---- CREATE: looking at the source ---- */
@@ -314,6 +397,22 @@ static int find_source(const faiss_table *t, source *s, char **message)
     return rc == SQLITE_OK ? check_name(t->name, s->embedding, message) : rc;
 }
 
+/* Whether vectors can be left in the source: a search reads them by their rowids. */
+static int check_memory(const faiss_table *t, const source *s, char **message)
+{
+    const definition *d = &t->definition;
+    const char *why = s->kind == SOURCE_VIEW      ? "it is a view"
+                      : s->kind == SOURCE_VIRTUAL ? "it is a virtual table"
+                      : !s->rowid                 ? "its rows have no rowid"
+                                                  : NULL;
+    if (!d->low_memory || !why)
+        return SQLITE_OK;
+    return set_message(message,
+                       sqlite3_mprintf("memory=low: the vectors of %s.%s cannot be read again row "
+                                       "by row: %s",
+                                       s->schema, s->table, why));
+}
+
 /* Store what is known of the source, and have its changes logged. */
 typedef int store_settings(const config_place *place, const column_list *l,
                            const config_settings *settings, char **message);
@@ -326,6 +425,11 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
     int rc = sqlite3_txn_state(place.db, t->schema) == SQLITE_TXN_WRITE
                  ? check_rows(t, s, &settings.dimension, message)
                  : SQLITE_ABORT_ROLLBACK;
+    const definition *d = &t->definition;
+    if (rc == SQLITE_OK && *d->kind.text && settings.dimension)
+        rc = approximate_check(&d->kind, d->metric, settings.dimension, message);
+    if (rc == SQLITE_OK)
+        rc = check_memory(t, s, message);
     if (rc == SQLITE_OK)
         rc = decide_live(t, s, &settings.live, message);
     if (rc == SQLITE_OK)
@@ -401,6 +505,7 @@ static int declare(faiss_table *t, column_list *l, char **message)
                            .embedding = own->embedding,
                            .has_rowid = own->has_rowid,
                            .id_is_rowid = own->id_is_rowid,
+                           .is_approximate = *t->definition.kind.text != 0,
                            .metric_known = 1,
                            .metric = t->definition.metric,
                            .rows = ROWS_GUESSED,
@@ -613,7 +718,10 @@ static int command_rebuild(snapshot *s, char **message)
 {
     index_version *v;
     snapshot_forget(s);
-    return snapshot_index(s, &v, message);
+    int rc = snapshot_index(s, &v, message);
+    if (rc == SQLITE_OK && *s->tracked->asked.kind.text)
+        rc = snapshot_optimize(s, 1, message);
+    return rc;
 }
 
 static int command_integrity_check(snapshot *s, char **message)
@@ -628,7 +736,7 @@ static int command_integrity_check(snapshot *s, char **message)
 
 static int command_optimize(snapshot *s, char **message)
 {
-    return snapshot_optimize(s, message);
+    return snapshot_optimize(s, 0, message);
 }
 
 static const struct command {

@@ -66,6 +66,18 @@ void vector_clear(vector *v)
     *v = (vector){0};
 }
 
+int vector_copy(const vector *v, vector *out)
+{
+    size_t bytes = (size_t)v->dimension * sizeof *v->x;
+    *out = (vector){.x = sqlite3_malloc64(bytes), .dimension = v->dimension};
+    if (!out->x) {
+        out->dimension = 0;
+        return SQLITE_NOMEM;
+    }
+    memcpy(out->x, v->x, bytes);
+    return SQLITE_OK;
+}
+
 int vector_equal(const vector *a, const vector *b)
 {
     return a->dimension == b->dimension &&

@@ -44,6 +44,8 @@ int vector_from_value(sqlite3_value *value, vector *out, char **message);
 ** finite float32. */
 int vector_from_json(const char *text, int bytes, vector *out, char **message);
 
+/* SQLITE_OK or SQLITE_NOMEM; *out is then empty. */
+int vector_copy(const vector *v, vector *out);
 void vector_clear(vector *v);
 
 /* Whether both have the same components, bit by bit. */

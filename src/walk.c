@@ -49,7 +49,17 @@ int row_set_open(row_set *set, const index_version *v)
     return SQLITE_OK;
 }
 
-static int row_set_has(const row_set *set, int64_t position)
+int row_set_copy(row_set *set, const row_set *from, const index_version *v)
+{
+    int rc = row_set_open(set, v);
+    if (rc == SQLITE_OK) {
+        memcpy(set->bits, from->bits, ((size_t)v->slots / SET_WORD_BITS + 1) * sizeof *set->bits);
+        set->count = from->count;
+    }
+    return rc;
+}
+
+int row_set_has(const row_set *set, int64_t position)
 {
     return set->bits[position / SET_WORD_BITS] >> (position % SET_WORD_BITS) & 1;
 }

@@ -15,7 +15,9 @@ typedef struct row_set {
 } row_set;
 
 int row_set_open(row_set *set, const index_version *v); /* empty; SQLITE_OK or SQLITE_NOMEM */
+int row_set_copy(row_set *set, const row_set *from, const index_version *v); /* the same */
 void row_set_add(row_set *set, int64_t position);
+int row_set_has(const row_set *set, int64_t position);
 void row_set_close(row_set *set);
 
 /* One row found. */

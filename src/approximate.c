@@ -1,0 +1,354 @@
+#include "approximate.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <c_api/Index_c.h>
+#include <c_api/index_factory_c.h>
+
+#include "faiss_shim.h"
+#include "message.h"
+
+struct approximate {
+    atomic_int references;
+    index_kind kind;
+    vector_metric metric;
+    int dimension;
+    FaissIndex *faiss;
+    int64_t count, room;
+    int64_t *keys;
+    uint64_t *hashes;
+    uint32_t *table; /* places by hash, counted from 1: open addressing, at most half full */
+    uint64_t mask;   /* its size less 1 */
+};
+
+/* Vectors of the metric cosine have length 1: there the nearest by l2 are the same, and
+** graphs and centroids do better with a metric proper. */
+static FaissMetricType faiss_metric_of(vector_metric metric)
+{
+    return metric == METRIC_KIND_IP ? METRIC_INNER_PRODUCT : METRIC_L2;
+}
+
+static int make(const index_kind *kind, vector_metric metric, int dimension, FaissIndex **out,
+                char **message)
+{
+    *out = NULL;
+    int code = faiss_index_factory(out, dimension, kind->text, faiss_metric_of(metric));
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+}
+
+int approximate_check(const index_kind *kind, vector_metric metric, int dimension, char **message)
+{
+    FaissIndex *tried;
+    char *why = NULL;
+    int rc = make(kind, metric, dimension, &tried, &why);
+    if (rc == SQLITE_OK)
+        faiss_Index_free(tried);
+    else if (rc == SQLITE_ERROR)
+        rc = set_message(message, sqlite3_mprintf("index=%s does not suit %d dimensions: %s",
+                                                  kind->text, dimension, why ? why : ""));
+    sqlite3_free(why);
+    return rc;
+}
+
+int approximate_takes(const float *x, int dimension)
+{
+    /* The square of the sum of two such lengths, and sums of some, are far from float32's end. */
+    const double square_most = 1e30;
+    double square = 0;
+    for (int i = 0; i < dimension; i++)
+        square += (double)x[i] * x[i];
+    return square <= square_most;
+}
+
+/* ---- rows by hash ---- */
+
+static uint64_t table_size(int64_t rows)
+{
+    uint64_t size = 64;
+    while (size < 2 * (uint64_t)rows)
+        size *= 2;
+    return size;
+}
+
+static void table_put(approximate *a, int64_t place)
+{
+    uint64_t i = a->hashes[place] & a->mask;
+    while (a->table[i])
+        i = (i + 1) & a->mask;
+    a->table[i] = (uint32_t)place + 1;
+}
+
+/* Make room for so many rows in all. */
+static int reserve(approximate *a, int64_t rows)
+{
+    if (rows <= a->room)
+        return SQLITE_OK;
+    if (rows >= INT32_MAX)
+        return SQLITE_TOOBIG;
+    uint64_t size = table_size(rows);
+    int64_t *keys = sqlite3_realloc64(a->keys, (sqlite3_uint64)rows * sizeof *keys);
+    if (keys)
+        a->keys = keys;
+    uint64_t *hashes = sqlite3_realloc64(a->hashes, (sqlite3_uint64)rows * sizeof *hashes);
+    if (hashes)
+        a->hashes = hashes;
+    uint32_t *table = sqlite3_malloc64(size * sizeof *table);
+    if (!keys || !hashes || !table) {
+        sqlite3_free(table);
+        return SQLITE_NOMEM;
+    }
+    sqlite3_free(a->table);
+    memset(table, 0, size * sizeof *table);
+    a->table = table;
+    a->mask = size - 1;
+    a->room = rows;
+    for (int64_t place = 0; place < a->count; place++)
+        table_put(a, place);
+    return SQLITE_OK;
+}
+
+int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64_t after)
+{
+    int passed = after < 0;
+    for (uint64_t i = hash & a->mask; a->table[i]; i = (i + 1) & a->mask) {
+        int64_t place = (int64_t)a->table[i] - 1;
+        if (passed && a->hashes[place] == hash && a->keys[place] == key)
+            return place;
+        passed |= place == after;
+    }
+    return -1;
+}
+
+/* ---- making it ---- */
+
+static approximate *allocate(const index_kind *kind, vector_metric metric, int dimension)
+{
+    approximate *a = sqlite3_malloc64(sizeof *a);
+    if (!a)
+        return NULL;
+    memset(a, 0, sizeof *a);
+    atomic_init(&a->references, 1);
+    a->kind = *kind;
+    a->metric = metric;
+    a->dimension = dimension;
+    return a;
+}
+
+/* What both ways to begin have in common. */
+static int begin(approximate *a, int rc, int64_t rows, approximate **out, char **message)
+{
+    if (rc == SQLITE_OK)
+        rc = reserve(a, rows);
+    if (rc == SQLITE_OK) {
+        int code = faiss_shim_reserve(a->faiss, rows);
+        rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
+    }
+    if (rc == SQLITE_OK)
+        *out = a;
+    else
+        approximate_release(a);
+    return rc;
+}
+
+int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int64_t rows,
+                     approximate **out, char **message)
+{
+    *out = NULL;
+    approximate *a = allocate(kind, metric, dimension);
+    if (!a)
+        return SQLITE_NOMEM;
+    int rc = make(kind, metric, dimension, &a->faiss, message);
+    if (rc == SQLITE_OK)
+        faiss_shim_prepare(a->faiss, kind->ef_construction);
+    return begin(a, rc, rows, out, message);
+}
+
+static int copy_rows(approximate *a, const approximate *from, int64_t rows)
+{
+    int rc = reserve(a, rows > from->count ? rows : from->count);
+    if (rc != SQLITE_OK)
+        return rc;
+    memcpy(a->keys, from->keys, (size_t)from->count * sizeof *a->keys);
+    memcpy(a->hashes, from->hashes, (size_t)from->count * sizeof *a->hashes);
+    for (a->count = 0; a->count < from->count; a->count++)
+        table_put(a, a->count);
+    return SQLITE_OK;
+}
+
+int approximate_open_from(const approximate *from, int empty, int64_t rows, approximate **out,
+                          char **message)
+{
+    *out = NULL;
+    approximate *a = allocate(&from->kind, from->metric, from->dimension);
+    if (!a)
+        return SQLITE_NOMEM;
+    int code = faiss_shim_copy(from->faiss, &a->faiss);
+    if (code == 0 && empty)
+        code = faiss_Index_reset(a->faiss);
+    int rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
+    if (rc == SQLITE_OK && !empty)
+        rc = copy_rows(a, from, rows);
+    return begin(a, rc, rows, out, message);
+}
+
+/* How the caller is asked while FAISS trains. */
+typedef struct asking {
+    index_check *check;
+    void *argument;
+    int rc;
+    char *message;
+} asking;
+
+static int wants_stop(void *argument)
+{
+    asking *a = argument;
+    if (a->rc == SQLITE_OK)
+        a->rc = a->check(a->argument, &a->message);
+    return a->rc != SQLITE_OK;
+}
+
+int approximate_train(approximate *a, const float *sample, int count, index_check *check,
+                      void *argument, char **message)
+{
+    if (!a->kind.is_trained)
+        return SQLITE_OK;
+    asking asked = {.check = check, .argument = argument};
+    int threads = segment_use_one_thread();
+    if (check)
+        faiss_shim_watch(wants_stop, &asked);
+    int code = faiss_Index_train(a->faiss, count, sample);
+    if (check)
+        faiss_shim_watch(NULL, NULL);
+    segment_restore_threads(threads);
+    if (asked.rc != SQLITE_OK) {
+        *message = asked.message;
+        return asked.rc;
+    }
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+}
+
+int approximate_slice(const approximate *a)
+{
+    /* Multiplications in 20 ms, and about how many a row takes: a graph compares it with the
+    ** neighbours of ef_construction others; lists and codes with all centroids. */
+    enum { MEMORY = 64, EF_CONSTRUCTION = 40, CODE = 320, SLICE_MOST = 16384 };
+    const double by_neighbours = 6e7, by_centroids = 2e8;
+    const index_kind *k = &a->kind;
+    double d = a->dimension, rows = by_centroids / (d * (k->lists + CODE + d));
+    if (k->links) {
+        double tried = k->ef_construction ? k->ef_construction : EF_CONSTRUCTION;
+        rows = by_neighbours / (2.0 * k->links * tried * (d + MEMORY));
+    }
+    return rows < 1 ? 1 : rows > SLICE_MOST ? SLICE_MOST : (int)rows;
+}
+
+int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
+                    const uint64_t *hashes, int count, char **message)
+{
+    if (a->count + count > a->room) {
+        int rc = reserve(a, a->count + count + a->room / 2);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    int threads = segment_use_one_thread();
+    int code = faiss_Index_add(a->faiss, count, vectors);
+    segment_restore_threads(threads);
+    if (code != 0)
+        return segment_failure(code, message);
+    for (int i = 0; i < count; i++) {
+        a->keys[a->count] = keys[i];
+        a->hashes[a->count] = hashes[i];
+        table_put(a, a->count++);
+    }
+    return SQLITE_OK;
+}
+
+approximate *approximate_retain(approximate *a)
+{
+    atomic_fetch_add_explicit(&a->references, 1, memory_order_relaxed);
+    return a;
+}
+
+void approximate_release(approximate *a)
+{
+    if (!a || atomic_fetch_sub_explicit(&a->references, 1, memory_order_acq_rel) != 1)
+        return;
+    if (a->faiss)
+        faiss_Index_free(a->faiss);
+    sqlite3_free(a->keys);
+    sqlite3_free(a->hashes);
+    sqlite3_free(a->table);
+    sqlite3_free(a);
+}
+
+/* ---- reading it ---- */
+
+const index_kind *approximate_kind(const approximate *a)
+{
+    return &a->kind;
+}
+
+int64_t approximate_count(const approximate *a)
+{
+    return a->count;
+}
+
+int64_t approximate_key(const approximate *a, int64_t place)
+{
+    return a->keys[place];
+}
+
+size_t approximate_bytes(const approximate *a)
+{
+    size_t bytes = 0;
+    faiss_shim_bytes(a->faiss, &bytes);
+    return bytes + sizeof *a + (size_t)a->room * (sizeof *a->keys + sizeof *a->hashes) +
+           (size_t)(a->mask + 1) * sizeof *a->table;
+}
+
+static int is_allowed(const uint64_t *allowed, int64_t place)
+{
+    return !allowed || (allowed[place / 64] >> (place % 64) & 1);
+}
+
+int approximate_search(const approximate *a, const float *query, int64_t k,
+                       const search_effort *effort, const uint64_t *allowed, float *scores,
+                       int64_t *places, int64_t *found, char **message)
+{
+    const uint64_t *selected = a->kind.selects ? allowed : NULL;
+    size_t bytes = ((size_t)a->count + 7) / 8;
+    *found = 0;
+    int threads = segment_use_one_thread();
+    int code = faiss_shim_search(a->faiss, query, k, effort->ef_search, effort->nprobe,
+                                 (const uint8_t *)selected, bytes, scores, places);
+    segment_restore_threads(threads);
+    if (code != 0)
+        return segment_failure(code, message);
+    for (int64_t i = 0; i < k; i++) {
+        if (places[i] < 0 || places[i] >= a->count || !is_allowed(allowed, places[i]))
+            continue;
+        scores[*found] = scores[i];
+        places[(*found)++] = places[i];
+    }
+    return SQLITE_OK;
+}
+
+double approximate_cost(const index_kind *kind, int64_t rows, int64_t k,
+                        const search_effort *effort, double one_in)
+{
+    /* Reading memory here and there, and the work for each code, in scores of vectors that
+    ** are read in order. */
+    const double jump = 2, coded = 0.5, taken = 4;
+    double n = (double)rows, again = taken * (double)k;
+    if (kind->links) {
+        double tried = fmax(effort->ef_search, (double)k) * one_in;
+        return again + tried * kind->links * jump / 2;
+    }
+    double codes = n;
+    if (kind->lists)
+        codes = fmin(1, effort->nprobe * one_in / kind->lists) * n;
+    return again + kind->lists + (kind->is_lossy ? coded : 1) * codes;
+}

@@ -1,0 +1,46 @@
+/*
+** What FAISS's C API lacks: parameters of a single search (SearchParametersHNSW, those of
+** IVF behind a transform), efConstruction, room made beforehand, copies of every kind of
+** index, and FAISS's way of asking whether to go on.
+**
+** Returns are those of the C API: 0, or an error that faiss_get_last_error() tells of.
+*/
+#ifndef FAISS_SHIM_H
+#define FAISS_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <c_api/Index_c.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Set what a factory string does not say; once, before training. 0: FAISS's own. */
+void faiss_shim_prepare(FaissIndex *index, int ef_construction);
+
+/* Make room for so many rows in all, where they stand in one piece. */
+int faiss_shim_reserve(FaissIndex *index, int64_t rows);
+
+/* The nearest k rows to one query; missing ones have label -1. `allowed` is a bit for each
+** row, in `bytes` bytes, or NULL for all. The index is not changed. */
+int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, int ef_search,
+                      int nprobe, const uint8_t *allowed, size_t bytes, float *scores,
+                      int64_t *labels);
+
+/* A copy that shares nothing. */
+int faiss_shim_copy(const FaissIndex *index, FaissIndex **out);
+
+/* The bytes that it would take in a file, which is about what it takes in memory. */
+int faiss_shim_bytes(const FaissIndex *index, size_t *bytes);
+
+/* From now on FAISS's training asks, on this thread, whether to stop: between iterations
+** and blocks of k-means. NULL: no more. */
+void faiss_shim_watch(int (*wants_stop)(void *argument), void *argument);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,47 @@
+/*
+** How the approximate index of a table comes to be, and how it follows the table: made
+** once for all versions that come from one another, beside the searches.
+**
+** The first search that may builds it, in pieces between which the connection is asked
+** whether to go on; until then, and in other threads meanwhile, answers are exact. Rows
+** that change later are scored one by one beside it. When they have become many, or many
+** of its rows are gone, a copy or a new one is made, a piece after each search, and takes
+** its place. An interrupted build goes on where it stopped.
+*/
+#ifndef GROWTH_H
+#define GROWTH_H
+
+#include "cover.h"
+
+/* What is shared by versions that come from one another; behind a lock of its own, which is
+** held for pointer swaps. Safe to be asked from any thread. */
+typedef struct growth growth;
+
+growth *growth_new(void); /* NULL when memory is short */
+void growth_free(growth *g);
+/* In a child of fork(): nobody is at work, and what was under way is given up. */
+void growth_forget_work(growth *g);
+
+/* What is covered of the version by the index there is. *out is NULL where there is none:
+** too few rows, another thread is at it, or it may not be built (`may_build`). What FAISS
+** refuses is kept for growth_describe(). An error is an interrupt, or no memory. */
+int growth_coverage(index_version *v, const index_kind *kind, int may_build, index_check *check,
+                    void *argument, coverage **out, char **message);
+
+/* After a search: do the next piece, of some 20 ms, of what has to be done, if no
+** other thread is at it. A copy is made in one piece. */
+void growth_improve(index_version *v, const index_kind *kind, const coverage *c);
+
+/* Have all rows of the version in the index, and no others; `anew`: trained again, too.
+** Waits for whoever is at work. */
+int growth_complete(index_version *v, const index_kind *kind, int anew, index_check *check,
+                    void *argument, char **message);
+
+/* What answers searches now, for faiss_indexes: "HNSW32", or "Flat" and why. NULL when memory is
+** short; the caller frees it. */
+char *growth_describe(const index_version *v, const index_kind *kind);
+
+/* Bytes of memory of the index and of what is known of this version. */
+size_t growth_bytes(const index_version *v);
+
+#endif
