@@ -102,8 +102,7 @@ def test_vectors_that_are_left_in_the_table(host, visitor, id):
     assert search(visitor, QUERY, 7) == oracle.nearest(table(host, id), QUERY, 7)
     assert column(host, "SELECT DISTINCT substr(memory, 1, 3) FROM faiss_indexes") == ["low"]
     assert failure(visitor, "SELECT * FROM faiss_neighbors('shop', 'docs', 2)") == (
-        "the vectors of shop.docs are not in memory: ask for the neighbours of its rows where its "
-        "file is open"
+        "the vectors of shop.docs are not in memory: ask where its file is open"
     )
 
 
