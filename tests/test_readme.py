@@ -191,8 +191,18 @@ def commands(block):
     return block.text.replace("\\\n", " ").splitlines()
 
 
+# Compared by a test of its own, which has what it needs.
+TESTED_ELSEWHERE = {"make example-llm": "tests/test_llm.py"}
+
+
 @pytest.mark.parametrize(
-    "block", [block for block in of_kind("sh") if block.output is not None], ids=by_line
+    "block",
+    [
+        block
+        for block in of_kind("sh")
+        if block.output is not None and block.text not in TESTED_ELSEWHERE
+    ],
+    ids=by_line,
 )
 def test_shell_commands_with_an_output(place, block):
     if block.text == "make demo":
