@@ -5,9 +5,10 @@
 #include <string.h>
 
 enum {
-    BLOCK_ROWS = 256,  /* queries in one matrix product */
-    BATCH_MAX_K = 256, /* beyond this every row is searched alone */
-    SPARE = 16         /* candidates beyond those asked for: room for rounding */
+    BLOCK_ROWS = 256,     /* queries in one matrix product, … */
+    BLOCK_OF_READ = 1024, /* … or, where all vectors are read for each, so many */
+    BATCH_MAX_K = 256,    /* beyond this every row is searched alone */
+    SPARE = 16            /* candidates beyond those asked for: room for rounding */
 };
 
 /* A candidate: its score as BLAS computed it. */
@@ -24,12 +25,13 @@ struct neighbour_batch {
     /* The block: rows first..first+rows-1, all of one segment, with `width`
     ** candidates each. */
     int64_t first;
+    int block; /* rows of a full one */
     int rows, width;
-    candidate *candidates; /* BLOCK_ROWS × width, nearest first */
+    candidate *candidates; /* block × width, nearest first */
     int *counts;           /* candidates of each row */
     candidate *merged;     /* width: scratch of a merge */
-    float *queries;        /* BLOCK_ROWS vectors */
-    float *scores;         /* BLOCK_ROWS × width: what FAISS fills */
+    float *queries;        /* vectors of the block */
+    float *scores;         /* block × width: what FAISS fills */
     int64_t *slots;
     index_hit *hits; /* of the row at hand */
 };
@@ -47,11 +49,12 @@ int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reade
     if (reader)
         b->reader = *reader;
     b->width = b->k <= BATCH_MAX_K ? (int)b->k + 1 + SPARE : 0;
-    size_t all = (size_t)BLOCK_ROWS * (size_t)b->width;
+    b->block = v->segment_count && segment_has_vectors(v->segments[0]) ? BLOCK_ROWS : BLOCK_OF_READ;
+    size_t all = (size_t)b->block * (size_t)b->width;
     b->candidates = sqlite3_malloc64((all + 1) * sizeof *b->candidates);
-    b->counts = sqlite3_malloc64(BLOCK_ROWS * sizeof *b->counts);
+    b->counts = sqlite3_malloc64((size_t)b->block * sizeof *b->counts);
     b->merged = sqlite3_malloc64(((size_t)b->width + 1) * sizeof *b->merged);
-    b->queries = sqlite3_malloc64((size_t)BLOCK_ROWS * (size_t)v->dimension * sizeof *b->queries);
+    b->queries = sqlite3_malloc64((size_t)b->block * (size_t)v->dimension * sizeof *b->queries);
     b->scores = sqlite3_malloc64((all + 1) * sizeof *b->scores);
     b->slots = sqlite3_malloc64((all + 1) * sizeof *b->slots);
     /* Candidates are scored where the neighbours will stand. */
@@ -124,8 +127,8 @@ static int fill_block(neighbour_batch *b, int64_t row, char **message)
     index_locate(v, row, &s, &slot);
     int left = segment_count(v->segments[s]) - slot;
     b->first = row;
-    b->rows = left < BLOCK_ROWS ? left : BLOCK_ROWS;
-    memset(b->counts, 0, BLOCK_ROWS * sizeof *b->counts);
+    b->rows = left < b->block ? left : b->block;
+    memset(b->counts, 0, (size_t)b->block * sizeof *b->counts);
     for (int i = 0; i < b->rows; i++)
         b->slots[i] = slot + i;
     int rc = segment_read(v->segments[s], &b->reader, b->slots, b->rows, b->queries, message);

@@ -9,7 +9,8 @@
 #include "sql_text.h"
 
 enum {
-    CHANGES_SHARE = 4, /* when more than a part of the rows changed, reading all is cheaper … */
+    LOW_ROW_BYTES = 257, /* of a sketch, where vectors are left in the source */
+    CHANGES_SHARE = 4,   /* when more than a part of the rows changed, reading all is cheaper … */
     CHANGES_ALWAYS = 4096 /* … unless they are few in any case */
 };
 
@@ -35,6 +36,7 @@ typedef struct reading {
     sqlite3_stmt *rows;
     index_version *base;
     int strict;
+    index_keeping keeping;
     partial_reading so_far; /* its builder is NULL until the dimension is known */
     int64_t room;           /* bytes that the vectors may take; -1: any number */
     int value_count;        /* of each row: its id, then the columns that are kept */
@@ -60,8 +62,11 @@ static int expect_dimension(reading *r, int dimension, char **message)
     const tracked_source *t = r->snapshot->tracked;
     r->so_far.dimension = dimension;
     describe_expected(r);
-    return index_builder_open(t->asked.metric, dimension, tracked_kept_values(t), r->base,
-                              &r->so_far.builder, message);
+    int rc = index_builder_open(t->asked.metric, dimension, tracked_kept_values(t), r->base,
+                                &r->so_far.builder, message);
+    if (rc == SQLITE_OK && t->source.rowid)
+        index_builder_keep(r->so_far.builder, r->keeping);
+    return rc;
 }
 
 /* A row that cannot be indexed: an error, or left out with strict=off. `found`
@@ -94,7 +99,7 @@ static int64_t room_for(const snapshot *s, int drop)
 static int take_room(reading *r, int bytes, char **message)
 {
     snapshot *s = r->snapshot;
-    r->so_far.bytes += bytes;
+    r->so_far.bytes += r->keeping != INDEX_VECTORS && bytes > LOW_ROW_BYTES ? LOW_ROW_BYTES : bytes;
     if (r->room < 0 || r->so_far.bytes <= r->room)
         return SQLITE_OK;
     connection_forget_idle(s->connection);
@@ -180,6 +185,92 @@ static int empty_version(const tracked_source *t, int64_t left_out, index_versio
     if (rc == SQLITE_OK)
         rc = index_builder_finish(b, left_out, out, message);
     index_builder_close(b);
+    return rc;
+}
+
+/* ---- a sample ---- */
+
+/* The last key of the source. SQLITE_DONE where it has no rows. */
+static int read_last_key(snapshot *s, sqlite3_int64 *key, char **message)
+{
+    sqlite3_stmt *last;
+    int rc = source_prepare(s->connection->db, s->source, SOURCE_LAST_KEY, NULL, &last, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    rc = snapshot_step(s, last);
+    *key = sqlite3_column_int64(last, SOURCE_COLUMN_KEY);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        rc = source_failure(s->connection->db, s->source, rc, message);
+    sqlite3_finalize(last);
+    return rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
+/* Take the embedding of the row that the statement stands on; 0 if it has none that can
+** be indexed. */
+static int take_embedding(const snapshot *s, sqlite3_stmt *rows, int dimension, float *x)
+{
+    int bytes = dimension * VECTOR_COMPONENT_BYTES;
+    const void *embedding = sqlite3_column_type(rows, SOURCE_COLUMN_EMBEDDING) == SQLITE_BLOB
+                                ? sqlite3_column_blob(rows, SOURCE_COLUMN_EMBEDDING)
+                                : NULL;
+    if (!embedding || sqlite3_column_bytes(rows, SOURCE_COLUMN_EMBEDDING) != bytes)
+        return 0;
+    memcpy(x, embedding, (size_t)bytes);
+    if (vector_first_nonfinite(x, dimension) >= 0)
+        return 0;
+    if (s->tracked->asked.metric == METRIC_KIND_COSINE)
+        segment_normalize(x, dimension);
+    return 1;
+}
+
+/* Read the rows at or behind `most` places that are spread evenly over the keys. */
+static int read_sample(snapshot *s, sqlite3_stmt *rows, int dimension, int most, float *sample,
+                       int *count, char **message)
+{
+    sqlite3_int64 first = 0, last, read = 0, at = INT64_MIN;
+    int rc = read_last_key(s, &last, message);
+    for (int i = 0; rc == SQLITE_OK && i < most; i++) {
+        sqlite3_reset(rows);
+        sqlite3_bind_int64(rows, 1, at);
+        rc = snapshot_step(s, rows);
+        if (rc != SQLITE_ROW)
+            break;
+        rc = SQLITE_OK;
+        read = sqlite3_column_int64(rows, SOURCE_COLUMN_KEY);
+        if (i == 0)
+            first = read;
+        *count += take_embedding(s, rows, dimension, sample + (size_t)*count * (size_t)dimension);
+        if (read == last)
+            break;
+        uint64_t apart = ((uint64_t)last - (uint64_t)first) / (uint64_t)most;
+        at = (sqlite3_int64)((uint64_t)first + apart * (uint64_t)(i + 1));
+        if (at <= read)
+            at = read + 1;
+    }
+    if (rc == SQLITE_OK || rc == SQLITE_DONE || *message)
+        return rc == SQLITE_DONE ? SQLITE_OK : rc;
+    return source_failure(s->connection->db, s->source, rc, message);
+}
+
+/* Take a sample of the vectors from all over the source, always the same for the same
+** rows; *sample is NULL where the keys lie so that few rows are found. */
+static int build_sample(snapshot *s, int dimension, float **sample, int *count, char **message)
+{
+    enum { ENOUGH_SHARE = 2 };
+    int most = basis_sample_size(dimension);
+    sqlite3_stmt *rows = NULL;
+    *count = 0;
+    *sample = sqlite3_malloc64((sqlite3_uint64)most * (sqlite3_uint64)dimension * sizeof **sample);
+    int rc = *sample ? source_prepare(s->connection->db, s->source, SOURCE_READ_FROM, NULL, &rows,
+                                      message)
+                     : SQLITE_NOMEM;
+    if (rc == SQLITE_OK)
+        rc = read_sample(s, rows, dimension, most, *sample, count, message);
+    sqlite3_finalize(rows);
+    if (rc == SQLITE_OK && *count < most / ENOUGH_SHARE) {
+        sqlite3_free(*sample);
+        *sample = NULL;
+    }
     return rc;
 }
 
@@ -320,19 +411,38 @@ static int finish_reading(reading *r, const snapshot_state *state, index_version
     return rc;
 }
 
-int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
-                index_version **out, char **message)
+/* Give the builder a sample when it is time for one. */
+static int sample_if_wanted(reading *r, char **message)
 {
+    if (!r->so_far.builder || !index_builder_wants_sample(r->so_far.builder))
+        return SQLITE_OK;
+    float *sample;
+    int count;
+    int rc = build_sample(r->snapshot, r->so_far.dimension, &sample, &count, message);
+    if (rc == SQLITE_OK)
+        rc = index_builder_take_sample(r->so_far.builder, sample, count, message);
+    sqlite3_free(sample);
+    return rc;
+}
+
+/* Read the whole source as `r` says. */
+static int read_whole(reading *reading_of, const snapshot_state *state, index_version **out,
+                      char **message)
+{
+    snapshot *s = reading_of->snapshot;
+    reading r = *reading_of;
     *out = NULL;
-    reading r = {
-        .snapshot = s, .base = index_retain(base), .strict = strict, .room = room_for(s, 0)};
+    r.room = room_for(s, 0);
     double begin = seconds_now();
     int goes_on;
     if (!s->source->rowid)
         state = NULL;
     int rc = open_reading(&r, state, &goes_on, message);
-    while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW)
+    while (rc == SQLITE_OK && (rc = snapshot_step(s, r.rows)) == SQLITE_ROW) {
         rc = read_row(&r, message);
+        if (rc == SQLITE_OK)
+            rc = sample_if_wanted(&r, message);
+    }
     r.so_far.seconds += seconds_now() - begin;
     if (rc == SQLITE_DONE)
         rc = finish_reading(&r, state, out, message);
@@ -345,6 +455,22 @@ int build_whole(snapshot *s, index_version *base, int strict, const snapshot_sta
     index_release(r.base);
     sqlite3_free(r.values);
     return rc;
+}
+
+int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
+                index_version **out, char **message)
+{
+    reading r = {.snapshot = s,
+                 .base = index_retain(base),
+                 .strict = strict,
+                 .keeping = s->tracked->asked.low_memory ? INDEX_LITTLE : INDEX_VECTORS};
+    return read_whole(&r, state, out, message);
+}
+
+int build_keys(snapshot *s, index_version **out, char **message)
+{
+    reading r = {.snapshot = s, .strict = 1, .keeping = INDEX_KEYS};
+    return read_whole(&r, NULL, out, message);
 }
 
 /* ---- what changed ---- */

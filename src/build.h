@@ -20,6 +20,10 @@ typedef struct snapshot_state {
 int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
                 index_version **out, char **message);
 
+/* Read the whole source as a version that keeps keys and hashes alone, to compare with
+** another. A malformed row is an error. */
+int build_keys(snapshot *s, index_version **out, char **message);
+
 /* Read the rows that the log names behind `from`, whose version is `base`, up to its last entry
 ** `to`. `inserted` may be NULL: one more row to look at. *out is NULL where that
 ** cannot be done and the whole source must be read. */

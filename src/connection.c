@@ -38,9 +38,10 @@ int definition_equal(const definition *a, const definition *b)
     return same_name(a->schema, b->schema) && same_name(a->table, b->table) &&
            same_name(a->id, b->id) && same_name(a->embedding, b->embedding) &&
            a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension &&
-           a->not_live == b->not_live && index_kind_equal(&a->kind, &b->kind) &&
-           a->effort.ef_search == b->effort.ef_search && a->effort.nprobe == b->effort.nprobe &&
-           a->effort.rerank == b->effort.rerank && a->through == b->through;
+           a->not_live == b->not_live && a->low_memory == b->low_memory &&
+           index_kind_equal(&a->kind, &b->kind) && a->effort.ef_search == b->effort.ef_search &&
+           a->effort.nprobe == b->effort.nprobe && a->effort.rerank == b->effort.rerank &&
+           a->through == b->through;
 }
 
 /* Whether a tracked source serves a definition: the columns that it reads matter
@@ -215,6 +216,7 @@ int connection_join_registry(connection *c, tracked_source *t)
                         .strict = t->asked.strict,
                         .dimension = t->asked.dimension,
                         .kept_values = tracked_kept_values(t),
+                        .low_memory = t->asked.low_memory,
                         .has_integer_key = t->source.has_integer_key,
                         .stamp = connection_file_stamp(path),
                         .path = path};

@@ -21,6 +21,7 @@ typedef struct definition {
     int dimension;        /* demanded of the rows; 0: that of the first row */
     int not_live;         /* live=off: do not rely on a change log, if there is one */
     int must_be_live;     /* live=on: matters when the faiss table is made */
+    int low_memory;       /* memory=low: vectors stay in the source; which has rowids, or did */
     index_kind kind;      /* of an approximate index; no text: exact */
     search_effort effort; /* of its searches, unless they say otherwise */
     int reads_columns;    /* other columns are read too: they are kept where rows have no rowid */

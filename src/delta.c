@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "low_memory.h"
+
 enum {
     TAILS_ALLOWED = 16,    /* … and a share of the main segments */
     TAILS_SHARE = 4,       /* … before index_is_fragmented() */
@@ -98,7 +100,7 @@ int index_delta_open(index_version *base, int dimension, index_delta **out)
     int rc = d->owned ? version_copy(base, dimension, &d->made) : SQLITE_NOMEM;
     if (rc == SQLITE_OK) {
         memset(d->owned, 0, bytes);
-        segment_rows_open(&d->staging, dimension, 0);
+        index_rows_open(d->made, &d->staging);
         *out = d;
     } else {
         index_delta_close(d);
@@ -168,13 +170,6 @@ int index_delta_row(index_delta *d, int64_t key, uint64_t hash, const void *embe
 
 /* ---- keeping segments few and full ---- */
 
-/* Stage a slot as it is stored. */
-static int copy_slot(segment_rows *staging, const segment *s, int slot)
-{
-    return segment_rows_append(staging, segment_vector(s, slot), 0, segment_key(s, slot),
-                               segment_hash(s, slot), NULL);
-}
-
 /* Stage the live rows of one or two segments in the order of their keys. */
 static int stage_live(segment_rows *staging, const index_version *v, int first, int second)
 {
@@ -195,7 +190,7 @@ static int stage_live(segment_rows *staging, const index_version *v, int first, 
         }
         if (next < 0)
             return SQLITE_OK;
-        int rc = copy_slot(staging, v->segments[parts[next]], at[next]++);
+        int rc = segment_rows_take(staging, v->segments[parts[next]], at[next]++);
         if (rc != SQLITE_OK)
             return rc;
     }
@@ -295,6 +290,9 @@ int index_delta_finish(index_delta *d, index_version **out, char **message)
     if (rc != SQLITE_OK)
         return rc;
     version_count(v);
+    rc = index_lighten(v, message);
+    if (rc != SQLITE_OK)
+        return rc;
     *out = v;
     d->made = NULL;
     return SQLITE_OK;
@@ -351,7 +349,7 @@ static int collect_tails(compaction *c)
 
 static int stage_slot(compaction *c, int i, int slot, char **message)
 {
-    int rc = copy_slot(&c->staging, c->from->segments[i], slot);
+    int rc = segment_rows_take(&c->staging, c->from->segments[i], slot);
     if (rc != SQLITE_OK || c->staging.count < c->staging.capacity)
         return rc;
     rc = flush(c->made, &c->staging, message);
@@ -418,9 +416,9 @@ int index_compact(index_version *v, index_check *check, void *argument, index_ve
         return SQLITE_OK;
     }
     compaction c = {.from = v, .check = check, .argument = argument};
-    segment_rows_open(&c.staging, v->dimension, 0);
     c.made = index_new(v->metric, v->dimension, 0, v);
     int rc = c.made ? collect_tails(&c) : SQLITE_NOMEM;
+    index_rows_open(v, &c.staging);
     for (int i = 0; rc == SQLITE_OK && i < v->main_count; i++)
         rc = compact_segment(&c, i, message);
     if (rc == SQLITE_OK)

@@ -53,7 +53,8 @@ typedef struct code_bounds {
 
 struct sketch {
     basis *basis;
-    int count;
+    int count, room; /* rows; those that fit */
+    int outlier_count;
     code_bounds coarse_bounds, fine_bounds;
     double largest_norm;   /* of the vectors that are no outliers, at least */
     int8_t *coarse, *fine; /* from the start of a cache line */
@@ -202,6 +203,11 @@ static row_code encode(const basis *b, const float *z, const float *p, int width
 int basis_sample_size(int dimension)
 {
     return dimension > 1000 ? SAMPLE_OF_MANY : SAMPLE_MOST;
+}
+
+int basis_is_possible(int dimension)
+{
+    return dimension >= DIMENSION_LEAST;
 }
 
 basis *basis_retain(basis *b)
@@ -531,7 +537,7 @@ static int train(basis *b, const float *sample, int count, float *z, float *p)
 int basis_new(vector_metric metric, float *sample, int count, int dimension, basis **out)
 {
     *out = NULL;
-    if (dimension < DIMENSION_LEAST)
+    if (!basis_is_possible(dimension))
         return SQLITE_OK;
     basis *b = allocate(1, sizeof *b);
     if (!b)
@@ -571,7 +577,8 @@ const basis *sketch_basis(const sketch *s)
 
 size_t sketch_bytes(const sketch *s)
 {
-    return sizeof *s + (size_t)s->count * (size_t)(s->basis->coarse + s->basis->fine + 1);
+    size_t outliers = s->outliers ? 1 : 0;
+    return sizeof *s + (size_t)s->room * ((size_t)(s->basis->coarse + s->basis->fine) + outliers);
 }
 
 void sketch_free(sketch *s)
@@ -592,23 +599,62 @@ static int8_t *from_cache_line(void *memory)
     return (int8_t *)(((uintptr_t)memory + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 }
 
-static sketch *sketch_allocate(basis *b, int count)
+int sketch_open(basis *b, sketch **out)
 {
-    sketch *s = allocate(1, sizeof *s);
+    sketch *s = *out = allocate(1, sizeof *s);
     if (!s)
-        return NULL;
-    size_t n = (size_t)count;
-    *s = (sketch){.basis = basis_retain(b),
-                  .count = count,
-                  .coarse_memory = allocate(n * (size_t)b->coarse + CACHE_LINE, 1),
-                  .fine_memory = allocate(n * (size_t)b->fine + CACHE_LINE, 1),
-                  .outliers = allocate(n, 1)};
-    s->coarse = from_cache_line(s->coarse_memory);
-    s->fine = from_cache_line(s->fine_memory);
-    if (s->coarse_memory && s->fine_memory && s->outliers)
-        return s;
-    sketch_free(s);
-    return NULL;
+        return SQLITE_NOMEM;
+    *s = (sketch){.basis = basis_retain(b)};
+    return SQLITE_OK;
+}
+
+/* Move codes, `used` bytes of them, to where there is room for `bytes`. */
+static int move_codes(void **memory, int8_t **codes, size_t used, size_t bytes)
+{
+    void *fresh = allocate(bytes + CACHE_LINE, 1);
+    if (!fresh)
+        return SQLITE_NOMEM;
+    int8_t *begin = from_cache_line(fresh);
+    if (used)
+        memcpy(begin, *codes, used);
+    sqlite3_free(*memory);
+    *memory = fresh;
+    *codes = begin;
+    return SQLITE_OK;
+}
+
+/* Give the codes room for so many rows. */
+static int sketch_resize(sketch *s, size_t rows)
+{
+    size_t coarse = (size_t)s->basis->coarse, fine = (size_t)s->basis->fine;
+    size_t used = (size_t)s->count;
+    uint8_t *outliers = sqlite3_realloc64(s->outliers, rows);
+    if (outliers)
+        s->outliers = outliers;
+    if (!outliers ||
+        move_codes(&s->coarse_memory, &s->coarse, used * coarse, rows * coarse) != SQLITE_OK ||
+        move_codes(&s->fine_memory, &s->fine, used * fine, rows * fine) != SQLITE_OK)
+        return SQLITE_NOMEM;
+    s->room = (int)rows;
+    return SQLITE_OK;
+}
+
+/* Make room for more rows, doubling it on the way. */
+static int sketch_reserve(sketch *s, int more)
+{
+    enum { ROOM_LEAST = 64 };
+    size_t rows = s->room ? (size_t)s->room : ROOM_LEAST, wanted = (size_t)(s->count + more);
+    if (s->room && wanted <= (size_t)s->room)
+        return SQLITE_OK;
+    while (rows < wanted)
+        rows *= 2;
+    return sketch_resize(s, rows);
+}
+
+static void bounds_merge(code_bounds *bounds, const code_bounds *other)
+{
+    bounds->error = fmax(bounds->error, other->error);
+    bounds->norm = fmax(bounds->norm, other->norm);
 }
 
 static void bounds_add(code_bounds *bounds, const row_code *code)
@@ -633,35 +679,86 @@ static int sketch_row(sketch *s, int i, const float *x, const float *z, const fl
     return 0;
 }
 
-int sketch_new(basis *b, const float *vectors, int count, sketch **out)
+int sketch_add(sketch *s, const float *vectors, int count)
 {
     enum { PIECE = 256 };
-    *out = NULL;
+    const basis *b = s->basis;
     size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    sketch *s = sketch_allocate(b, count);
-    float *z = allocate(PIECE * d, sizeof *z), *p = allocate(PIECE * m, sizeof *p);
-    int rc = s && z && p ? SQLITE_OK : SQLITE_NOMEM, outliers = 0;
+    size_t most = count < PIECE ? (size_t)count : PIECE;
+    float *z = allocate(most * d, sizeof *z), *p = allocate(most * m, sizeof *p);
+    int rc = z && p ? sketch_reserve(s, count) : SQLITE_NOMEM;
     for (int begin = 0; rc == SQLITE_OK && begin < count; begin += PIECE) {
         int n = count - begin < PIECE ? count - begin : PIECE;
         centre(b, vectors + (size_t)begin * d, n, z);
         project(b, z, n, p);
         for (int i = 0; i < n; i++) {
-            s->outliers[begin + i] =
-                (uint8_t)sketch_row(s, begin + i, vectors + (size_t)(begin + i) * d,
-                                    z + (size_t)i * d, p + (size_t)i * m);
-            outliers += s->outliers[begin + i];
+            int row = s->count++;
+            s->outliers[row] = (uint8_t)sketch_row(s, row, vectors + (size_t)(begin + i) * d,
+                                                   z + (size_t)i * d, p + (size_t)i * m);
+            s->outlier_count += s->outliers[row];
         }
     }
     sqlite3_free(z);
     sqlite3_free(p);
-    if (rc == SQLITE_OK && outliers == 0) {
+    return rc;
+}
+
+int sketch_add_outlier(sketch *s)
+{
+    const basis *b = s->basis;
+    if (sketch_reserve(s, 1) != SQLITE_OK)
+        return SQLITE_NOMEM;
+    size_t row = (size_t)s->count++;
+    memset(s->coarse + row * (size_t)b->coarse, 0, (size_t)b->coarse);
+    memset(s->fine + row * (size_t)b->fine, 0, (size_t)b->fine);
+    s->outliers[row] = 1;
+    s->outlier_count++;
+    return SQLITE_OK;
+}
+
+int sketch_add_row(sketch *s, const sketch *from, int slot)
+{
+    const basis *b = s->basis;
+    size_t at = (size_t)slot, coarse = (size_t)b->coarse, fine = (size_t)b->fine;
+    if (from->basis != b || (from->outliers && from->outliers[slot]))
+        return sketch_add_outlier(s);
+    if (sketch_reserve(s, 1) != SQLITE_OK)
+        return SQLITE_NOMEM;
+    size_t row = (size_t)s->count++;
+    memcpy(s->coarse + row * coarse, from->coarse + at * coarse, coarse);
+    memcpy(s->fine + row * fine, from->fine + at * fine, fine);
+    s->outliers[row] = 0;
+    bounds_merge(&s->coarse_bounds, &from->coarse_bounds);
+    bounds_merge(&s->fine_bounds, &from->fine_bounds);
+    s->largest_norm = fmax(s->largest_norm, from->largest_norm);
+    return SQLITE_OK;
+}
+
+void sketch_close(sketch *s)
+{
+    if (s->count)
+        sketch_resize(s, (size_t)s->count); /* what is too large still serves */
+    if (s->outlier_count == 0) {
         sqlite3_free(s->outliers);
         s->outliers = NULL;
     }
-    if (rc == SQLITE_OK && outliers <= count / OUTLIERS_SHARE)
+}
+
+int sketch_new(basis *b, const float *vectors, int count, sketch **out)
+{
+    sketch *s;
+    int rc = sketch_open(b, &s);
+    *out = NULL;
+    if (rc == SQLITE_OK)
+        rc = sketch_resize(s, (size_t)count + 1);
+    if (rc == SQLITE_OK)
+        rc = sketch_add(s, vectors, count);
+    if (rc == SQLITE_OK && s->outlier_count <= count / OUTLIERS_SHARE) {
+        sketch_close(s);
         *out = s;
-    else
+    } else {
         sketch_free(s);
+    }
     return rc;
 }
 

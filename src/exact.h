@@ -66,12 +66,28 @@ void basis_release(basis *b);
 enum { BASIS_ROWS_LEAST = 8192 };
 int basis_sample_size(int dimension);
 
+/* Whether vectors of this dimension may have a basis at all. */
+int basis_is_possible(int dimension);
+
 /* Make the sketch of `count` vectors. *out is NULL where most of them do not fit the
 ** basis. */
 int sketch_new(basis *b, const float *vectors, int count, sketch **out);
 void sketch_free(sketch *s);
 size_t sketch_bytes(const sketch *s);
 const basis *sketch_basis(const sketch *s);
+
+/*
+** Put a sketch together from its rows, for those who keep no vectors: of vectors, of rows
+** of other sketches, and of rows that nothing is known of. Rows that do not fit are
+** outliers, however many. SQLITE_OK or SQLITE_NOMEM. It is of use once it is closed.
+*/
+int sketch_open(basis *b, sketch **out);
+int sketch_add(sketch *s, const float *vectors, int count);
+/* A row of another sketch; an outlier if that has another basis. */
+int sketch_add_row(sketch *s, const sketch *from, int slot);
+int sketch_add_outlier(sketch *s);
+/* No more rows come. */
+void sketch_close(sketch *s);
 
 /* A query as a basis sees it, for a metric. `query` is as the metric stores vectors. */
 typedef struct query_sketch query_sketch;

@@ -5,6 +5,7 @@
 
 #include "delta.h"
 #include "growth.h"
+#include "low_memory.h"
 
 enum {
     FRAGMENTS_ALLOWED = 8 /* small segments in excess of twice the full ones before a fresh start */
@@ -189,6 +190,7 @@ index_version *index_new(vector_metric metric, int dimension, int kept_values,
     v->metric = metric;
     v->dimension = dimension;
     v->kept_values = kept_values;
+    v->keeping = from ? from->keeping : INDEX_VECTORS;
     return v;
 }
 
@@ -319,10 +321,13 @@ uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash)
 static int builder_stage_prefix(index_builder *b, const segment *s, int count)
 {
     if (!b->staging_open) {
-        segment_rows_open(&b->staging, b->made->dimension, b->made->kept_values);
+        index_rows_open(b->made, &b->staging);
         b->staging_open = 1;
     }
-    return count ? segment_rows_copy(&b->staging, s, count) : SQLITE_OK;
+    int rc = SQLITE_OK;
+    for (int slot = 0; rc == SQLITE_OK && slot < count; slot++)
+        rc = segment_rows_take(&b->staging, s, slot);
+    return rc;
 }
 
 static int compare_starts(const void *left, const void *right)
@@ -446,6 +451,24 @@ int index_builder_open(vector_metric metric, int dimension, int kept_values, ind
     return rc;
 }
 
+void index_builder_keep(index_builder *b, index_keeping keeping)
+{
+    b->made->keeping = keeping;
+}
+
+int index_builder_wants_sample(const index_builder *b)
+{
+    return b->staging.count == 0 && index_is_undecided(b->made, b->rows);
+}
+
+int index_builder_take_sample(index_builder *b, float *sample, int count, char **message)
+{
+    int rc = index_decide(b->made, sample, count);
+    segment_rows_close(&b->staging);
+    b->staging_open = 0;
+    return rc == SQLITE_OK ? index_lighten(b->made, message) : rc;
+}
+
 int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
                       const void *embedding, char **message)
 {
@@ -486,6 +509,9 @@ int index_builder_finish(index_builder *b, int64_t left_out, index_version **out
     v->main_count = v->segment_count;
     if (v->rows == 0)
         v->dimension = 0;
+    rc = index_lighten(v, message);
+    if (rc != SQLITE_OK)
+        return rc;
     *out = v;
     b->made = NULL;
     return SQLITE_OK;
@@ -504,8 +530,7 @@ void index_builder_close(index_builder *b)
 
 /* ---- improving ---- */
 
-/* Copy vectors from all over the index, always the same; *count of them. */
-static float *take_sample(const index_version *v, int *count)
+float *index_sample(const index_version *v, int *count)
 {
     int64_t most = basis_sample_size(v->dimension);
     *count = (int)(v->slots < most ? v->slots : most);
@@ -522,17 +547,23 @@ static float *take_sample(const index_version *v, int *count)
     return sample;
 }
 
-static void find_basis(const index_version *v)
+int index_find_basis(const index_version *v, float *sample, int count)
 {
-    basis *found = NULL;
-    int count;
-    float *sample = take_sample(v, &count);
+    basis *found = NULL, *none = NULL;
     int rc = sample ? basis_new(v->metric, sample, count, v->dimension, &found) : SQLITE_NOMEM;
-    sqlite3_free(sample);
-    if (found)
-        atomic_store_explicit(&v->tuning->basis, found, memory_order_release);
-    else if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK && !found)
         atomic_store(&v->tuning->is_flat, 1);
+    else if (found && !atomic_compare_exchange_strong(&v->tuning->basis, &none, found))
+        basis_release(found); /* another thread was faster */
+    return rc;
+}
+
+static void sample_basis(const index_version *v)
+{
+    int count;
+    float *sample = index_sample(v, &count);
+    index_find_basis(v, sample, count);
+    sqlite3_free(sample);
 }
 
 void index_forget_work(index_version *v)
@@ -544,7 +575,7 @@ void index_forget_work(index_version *v)
 void index_improve(index_version *v)
 {
     index_tuning *t = v->tuning;
-    if (v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
+    if (v->keeping != INDEX_VECTORS || v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
         atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
         return;
     int next = 0;
@@ -556,6 +587,6 @@ void index_improve(index_version *v)
     if (b)
         segment_make_sketch(v->segments[next], b); /* without memory, the next search tries */
     else
-        find_basis(v);
+        sample_basis(v); /* neither */
     atomic_flag_clear(&t->working);
 }

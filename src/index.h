@@ -40,10 +40,15 @@ typedef struct index_tuning {
     struct growth *growth;  /* the approximate index, where there is to be one */
 } index_tuning;
 
+/* What a version's segments keep: vectors, or as little as there can be, or keys and
+** hashes alone, to compare rows by. */
+typedef enum index_keeping { INDEX_VECTORS, INDEX_LITTLE, INDEX_KEYS } index_keeping;
+
 typedef struct index_version {
     atomic_int references;
     index_tuning *tuning;
     vector_metric metric;
+    index_keeping keeping;
     int kept_values;      /* values that segments hold for each row; 0: the source has a rowid */
     int dimension;        /* 0 while there are no rows */
     int64_t rows;         /* rows that can be found */
@@ -90,6 +95,16 @@ typedef struct index_builder index_builder;
 int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
                        index_builder **out, char **message);
 
+/* Keep something else than vectors; before the first row. For versions without values. */
+void index_builder_keep(index_builder *b, index_keeping keeping);
+
+/* Whether it would now make use of a sample of all the vectors, as the metric stores
+** them, by which to keep less of them: at most basis_sample_size() of them. If it gets
+** none (NULL) it takes one from the first rows, which it has kept until now. Some tenths
+** of a second. */
+int index_builder_wants_sample(const index_builder *b);
+int index_builder_take_sample(index_builder *b, float *sample, int count, char **message);
+
 /* Add the next row with the values to keep. `embedding` is `dimension` floats at any alignment.
 ** SQLITE_MISMATCH where a component is not finite: the row is not added. */
 int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_value *values,
@@ -126,8 +141,18 @@ index_version *index_new(vector_metric metric, int dimension, int kept_values,
 int index_append(index_version *v, segment *s, dead_slots *dead);
 int index_append_made(index_version *v, segment *s);
 uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash);
+/* Begin with rows of the content that the version's segments have now. */
+void index_rows_open(const index_version *v, segment_rows *rows);
 dead_slots *index_dead_retain(dead_slots *dead);
 void index_dead_release(dead_slots *dead);
+
+/* Copy vectors from all over an index that has them all in memory, always the same;
+** *count of them. NULL when memory is short. */
+float *index_sample(const index_version *v, int *count);
+
+/* Find the basis of the version's tuning, or that none helps, from a sample, which is
+** changed on the way. SQLITE_OK or SQLITE_NOMEM. */
+int index_find_basis(const index_version *v, float *sample, int count);
 
 /* The most segments that its rows should be spread over. */
 int64_t index_segments_allowed(const index_version *v);

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "growth.h"
+#include "low_memory.h"
 
 /* Old versions may take this part of the newest, and some bytes in any case. */
 enum { OLD_VERSIONS_SHARE = 16, OLD_VERSIONS_BYTES = 1 << 20 };
@@ -27,7 +28,7 @@ struct registry_entry {
     char *table, *id, *embedding, *path;
     vector_metric metric;
     index_kind kind;
-    int strict, dimension, kept_values;
+    int strict, dimension, kept_values, low_memory;
     published_version published[REGISTRY_STATES]; /* newest first */
     int published_count;
     uint64_t stamp;
@@ -66,7 +67,8 @@ static int entry_matches(const registry_entry *e, const registry_key *key)
            same_text(e->table, key->table) && same_text(e->id, key->id) &&
            same_text(e->embedding, key->embedding) && e->metric == key->metric &&
            e->strict == key->strict && e->dimension == key->dimension &&
-           e->kept_values == key->kept_values && index_kind_equal(&e->kind, &key->kind);
+           e->kept_values == key->kept_values && e->low_memory == key->low_memory &&
+           index_kind_equal(&e->kind, &key->kind);
 }
 
 static void entry_free(registry_entry *e)
@@ -102,7 +104,8 @@ static registry_entry *entry_new(const registry_key *key)
                           .kind = key->kind,
                           .strict = key->strict,
                           .dimension = key->dimension,
-                          .kept_values = key->kept_values};
+                          .kept_values = key->kept_values,
+                          .low_memory = key->low_memory};
     if (e->table && e->embedding && (e->id || !key->id) && (e->path || !has_path))
         return e;
     entry_free(e);
@@ -548,6 +551,7 @@ int registry_list(registry_line **lines, int *count)
                                 .build_seconds = current->build_seconds,
                                 .kind = *e->kind.text ? growth_describe(current, &e->kind)
                                                       : sqlite3_mprintf("Flat"),
+                                .memory = index_describe_memory(current),
                                 .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
                                 .path = e->path ? sqlite3_mprintf("%s", e->path) : NULL,
                                 .users = e->users - e->offers,

@@ -31,6 +31,7 @@ typedef struct registry_key {
     int strict;
     int dimension;       /* as demanded, 0 if taken from the rows */
     int kept_values;     /* with each row */
+    int low_memory;      /* vectors are left in the source */
     int has_integer_key; /* rowids do not change */
     uint64_t stamp;      /* of the file: its size and the time of its last change */
     const char *path;    /* of the file, for faiss_indexes; NULL or "" if there is none */
@@ -124,10 +125,11 @@ typedef struct registry_line {
     int dimension;
     vector_metric metric;
     double build_seconds;
-    char *kind; /* what answers searches now */
-    char *live; /* "yes", or "no: " and why */
-    char *path; /* of the database file, NULL if it is none */
-    int users;  /* connections */
+    char *kind;         /* what answers searches now */
+    const char *memory; /* what it keeps of vectors; static */
+    char *live;         /* "yes", or "no: " and why */
+    char *path;         /* of the database file, NULL if it is none */
+    int users;          /* connections */
     uint64_t serial;
 } registry_line;
 

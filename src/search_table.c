@@ -106,12 +106,13 @@ enum {
     INDEXES_SEARCHES,
     INDEXES_LEFT_OUT,
     INDEXES_LIVE,
-    INDEXES_CONNECTIONS
+    INDEXES_CONNECTIONS,
+    INDEXES_MEMORY
 };
 static const char indexes_columns[] =
     "CREATE TABLE x(database TEXT, \"table\" TEXT, rows INTEGER, dimension INTEGER, metric TEXT, "
     "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER, left_out INTEGER, live TEXT, "
-    "connections INTEGER)";
+    "connections INTEGER, memory TEXT)";
 
 static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
                            sqlite3_vtab **out, char **message)
@@ -302,6 +303,9 @@ static int indexes_column(sqlite3_vtab_cursor *base, sqlite3_context *context, i
     case INDEXES_CONNECTIONS:
         sqlite3_result_int(context, line->users);
         break;
+    case INDEXES_MEMORY:
+        sqlite3_result_text(context, line->memory, -1, SQLITE_STATIC);
+        break;
     default:
         break;
     }
@@ -321,8 +325,9 @@ static int indexes_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 ** kind (what answers searches now; of an approximate index that is not ready, why), bytes of
 ** memory, build_seconds (the last reading and building), searches
 ** since the index was first made, rows left_out as malformed, live (yes, or no and
-** why: whether a change log tells what to read again), connections that use it. One
-** pass over the list, no search.
+** why: whether a change log tells what to read again), connections that use it, memory (full:
+** vectors; low: sketches; or low and what is kept instead, and why). One pass over the
+** list, no search.
 */
 static const sqlite3_module indexes_module = {
     .iVersion = 0,

@@ -13,6 +13,9 @@
 
 #include "message.h"
 
+/* Rows encoded together. */
+enum { SKETCH_PIECE = 256 };
+
 struct segment {
     atomic_int references;
     _Atomic(sketch *) sketch; /* set once, NULL before */
@@ -106,6 +109,20 @@ void segment_rows_open(segment_rows *rows, int dimension, int kept_values)
                            .capacity = segment_capacity(dimension)};
 }
 
+void segment_rows_keep(segment_rows *rows, segment_content content, basis *b)
+{
+    rows->content = content;
+    rows->basis = content == SEGMENT_SKETCH ? basis_retain(b) : NULL;
+}
+
+/* Vectors that are in memory at once, of `room` rows. */
+static size_t vectors_held(const segment_rows *rows, int room)
+{
+    return rows->content == SEGMENT_VECTORS  ? (size_t)room
+           : rows->content == SEGMENT_SKETCH ? SKETCH_PIECE
+                                             : 1;
+}
+
 /* Make room for `more` rows, doubling it on the way to a full segment. */
 static int segment_rows_reserve(segment_rows *rows, int more)
 {
@@ -117,8 +134,8 @@ static int segment_rows_reserve(segment_rows *rows, int more)
     if (room > rows->capacity)
         room = rows->capacity;
     size_t n = (size_t)room;
-    float *vectors =
-        sqlite3_realloc64(rows->vectors, n * (size_t)rows->dimension * sizeof *rows->vectors);
+    size_t components = vectors_held(rows, room) * (size_t)rows->dimension;
+    float *vectors = sqlite3_realloc64(rows->vectors, components * sizeof *rows->vectors);
     if (vectors)
         rows->vectors = vectors;
     int64_t *keys = sqlite3_realloc64(rows->keys, n * sizeof *rows->keys);
@@ -133,12 +150,41 @@ static int segment_rows_reserve(segment_rows *rows, int more)
     return SQLITE_OK;
 }
 
+/* Encode what is pending. */
+static int encode_pending(segment_rows *rows)
+{
+    int rc = rows->sketch ? SQLITE_OK : sketch_open(rows->basis, &rows->sketch);
+    if (rc == SQLITE_OK && rows->pending)
+        rc = sketch_add(rows->sketch, rows->vectors, rows->pending);
+    if (rc == SQLITE_OK)
+        rows->pending = 0;
+    return rc;
+}
+
+/* Count a row whose vector, or what is kept of it, is there. */
+static void count_row(segment_rows *rows, int64_t key, uint64_t hash)
+{
+    rows->keys[rows->count] = key;
+    rows->hashes[rows->count] = hash;
+    rows->count++;
+}
+
+/* Where the vector of the next row goes; NULL when memory is short. */
+static float *next_vector(segment_rows *rows)
+{
+    if (segment_rows_reserve(rows, 1) != SQLITE_OK ||
+        (rows->pending == SKETCH_PIECE && encode_pending(rows) != SQLITE_OK))
+        return NULL;
+    int place = rows->content == SEGMENT_VECTORS ? rows->count : rows->pending;
+    return rows->vectors + (size_t)place * (size_t)rows->dimension;
+}
+
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
                         uint64_t hash, const row_value *values)
 {
-    if (segment_rows_reserve(rows, 1) != SQLITE_OK)
+    float *stored = next_vector(rows);
+    if (!stored)
         return SQLITE_NOMEM;
-    float *stored = rows->vectors + (size_t)rows->count * (size_t)rows->dimension;
     memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
     if (vector_first_nonfinite(stored, rows->dimension) >= 0)
         return SQLITE_MISMATCH;
@@ -146,35 +192,53 @@ int segment_rows_append(segment_rows *rows, const void *embedding, int normalize
         if (value_list_append(&rows->values, &values[i]) != SQLITE_OK)
             return SQLITE_NOMEM;
     }
-    if (normalize)
+    if (normalize && rows->content != SEGMENT_KEYS)
         segment_normalize(stored, rows->dimension);
-    rows->keys[rows->count] = key;
-    rows->hashes[rows->count] = hash;
-    rows->count++;
+    rows->pending += rows->content == SEGMENT_SKETCH;
+    count_row(rows, key, hash);
     return SQLITE_OK;
 }
 
-int segment_rows_copy(segment_rows *rows, const segment *s, int count)
+/* Append a slot with what is left of a vector that is not in memory. */
+static int take_without_vector(segment_rows *rows, const segment *s, int slot)
 {
-    if (segment_rows_reserve(rows, count) != SQLITE_OK)
+    int rc = segment_rows_reserve(rows, 1);
+    if (rc == SQLITE_OK && rows->content == SEGMENT_VECTORS)
+        rc = SQLITE_INTERNAL;
+    if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH) {
+        const sketch *own = segment_sketch(s);
+        rc = encode_pending(rows);
+        if (rc == SQLITE_OK)
+            rc = own ? sketch_add_row(rows->sketch, own, slot) : sketch_add_outlier(rows->sketch);
+    }
+    if (rc == SQLITE_OK)
+        count_row(rows, s->keys[slot], s->hashes[slot]);
+    return rc;
+}
+
+int segment_rows_take(segment_rows *rows, const segment *s, int slot)
+{
+    if (!s->vectors)
+        return take_without_vector(rows, s, slot);
+    float *stored = next_vector(rows);
+    if (!stored)
         return SQLITE_NOMEM;
-    for (int i = 0; i < rows->kept_values * count; i++) {
-        row_value value = value_list_get(&s->values, i);
+    for (int i = 0; i < rows->kept_values; i++) {
+        row_value value = segment_value(s, slot, i);
         if (value_list_append(&rows->values, &value) != SQLITE_OK)
             return SQLITE_NOMEM;
     }
-    size_t n = (size_t)count;
-    memcpy(rows->vectors + (size_t)rows->count * (size_t)rows->dimension, s->vectors,
-           n * (size_t)rows->dimension * sizeof *rows->vectors);
-    memcpy(rows->keys + rows->count, s->keys, n * sizeof *rows->keys);
-    memcpy(rows->hashes + rows->count, s->hashes, n * sizeof *rows->hashes);
-    rows->count += count;
+    memcpy(stored, segment_vector(s, slot), (size_t)rows->dimension * sizeof *stored);
+    rows->pending += rows->content == SEGMENT_SKETCH;
+    count_row(rows, s->keys[slot], s->hashes[slot]);
     return SQLITE_OK;
 }
 
 void segment_rows_reset(segment_rows *rows)
 {
-    rows->count = 0;
+    rows->count = rows->pending = 0;
+    sketch_free(rows->sketch);
+    rows->sketch = NULL;
     value_list_clear(&rows->values);
 }
 
@@ -183,6 +247,8 @@ void segment_rows_close(segment_rows *rows)
     sqlite3_free(rows->vectors);
     sqlite3_free(rows->keys);
     sqlite3_free(rows->hashes);
+    sketch_free(rows->sketch);
+    basis_release(rows->basis);
     value_list_clear(&rows->values);
     *rows = (segment_rows){0};
 }
@@ -216,6 +282,28 @@ static int segment_copy_columns(segment *s, const segment_rows *rows)
     return SQLITE_OK;
 }
 
+/* Give the segment its vectors, or take over the sketch of them. */
+static int segment_fill(segment *s, segment_rows *rows, char **message)
+{
+    float *vectors;
+    size_t components;
+    int rc = segment_copy_columns(s, rows);
+    if (rc == SQLITE_OK && rows->content == SEGMENT_VECTORS) {
+        rc = flat_open(s->metric, rows->vectors, rows->count, rows->dimension, &s->flat, message);
+        if (rc == SQLITE_OK)
+            faiss_IndexFlat_xb(s->flat, &vectors, &components);
+        s->vectors = rc == SQLITE_OK ? vectors : NULL;
+    } else if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH) {
+        rc = encode_pending(rows);
+        if (rc == SQLITE_OK) {
+            sketch_close(rows->sketch);
+            atomic_store(&s->sketch, rows->sketch);
+            rows->sketch = NULL;
+        }
+    }
+    return rc;
+}
+
 int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **message)
 {
     *out = NULL;
@@ -225,22 +313,16 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     memset(s, 0, sizeof *s);
     atomic_init(&s->references, 1);
     atomic_init(&s->sketch, NULL);
-    atomic_init(&s->stays_flat, 0);
+    atomic_init(&s->stays_flat, rows->content != SEGMENT_VECTORS);
     s->count = rows->count;
     s->dimension = rows->dimension;
     s->metric = metric;
     s->normalizes = metric == METRIC_KIND_COSINE;
-    int rc = segment_copy_columns(s, rows);
-    if (rc == SQLITE_OK)
-        rc = flat_open(metric, rows->vectors, rows->count, rows->dimension, &s->flat, message);
+    int rc = segment_fill(s, rows, message);
     if (rc != SQLITE_OK) {
         segment_release(s);
         return rc;
     }
-    float *vectors;
-    size_t components;
-    faiss_IndexFlat_xb(s->flat, &vectors, &components);
-    s->vectors = vectors;
     s->kept_values = rows->kept_values;
     s->values = rows->values;
     rows->values = (value_list){0};

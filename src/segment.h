@@ -28,13 +28,21 @@ enum { SKETCH_ROWS_LEAST = 256 };
 
 typedef struct segment segment;
 
+/* What a segment keeps of its vectors. Where it is not they themselves, readers of
+** the index get them from the source (vector_reader.h). */
+typedef enum segment_content { SEGMENT_VECTORS, SEGMENT_SKETCH, SEGMENT_KEYS } segment_content;
+
 /* Rows gathered for a segment to be. */
 typedef struct segment_rows {
     int dimension;
     int capacity; /* rows of a full segment: segment_capacity(dimension) */
     int room;     /* rows that fit now */
     int count;
-    float *vectors;   /* capacity × dimension, as the metric stores them */
+    segment_content content;
+    float *vectors;   /* as the metric stores them: of all rows, or of those pending */
+    basis *basis;     /* SEGMENT_SKETCH: what sketches are made by, … */
+    sketch *sketch;   /* … that of the rows so far, NULL for none, … */
+    int pending;      /* … but for the last few, which are encoded together */
     int64_t *keys;    /* rowid of each row; its ordinal where rows have no rowid */
     uint64_t *hashes; /* of each row's key, id and embedding, as stored in the source */
     int kept_values;  /* values kept with each row: its id first, then columns; 0 if
@@ -45,8 +53,10 @@ typedef struct segment_rows {
 /* Rows of this dimension that make a full segment. */
 int segment_capacity(int dimension);
 
-/* Begin without rows; room is made as they come. */
+/* Begin without rows; room is made as they come. Their vectors are kept; otherwise say so
+** before the first: `b` is for SEGMENT_SKETCH. Values are kept with vectors only. */
 void segment_rows_open(segment_rows *rows, int dimension, int kept_values);
+void segment_rows_keep(segment_rows *rows, segment_content content, basis *b);
 
 /* Append one row; the caller has checked that count < capacity. `embedding` is
 ** `dimension` floats at any alignment; with `normalize` the stored copy is
@@ -55,17 +65,18 @@ void segment_rows_open(segment_rows *rows, int dimension, int kept_values);
 int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
                         uint64_t hash, const row_value *values);
 
-/* Append the first `count` rows of a segment of the same metric, dimension and
-** number of kept values. SQLITE_OK or SQLITE_NOMEM. */
-int segment_rows_copy(segment_rows *rows, const segment *s, int count);
+/* Append a slot of a segment of the same metric, dimension and number of kept values: its
+** vector, or what there is of it. SQLITE_OK or SQLITE_NOMEM; SQLITE_INTERNAL where vectors
+** are to be kept and it has none. */
+int segment_rows_take(segment_rows *rows, const segment *s, int slot);
 
 /* Forget the rows, keep the room. */
 void segment_rows_reset(segment_rows *rows);
 void segment_rows_close(segment_rows *rows);
 
 /* Build a segment of the rows (at least one), with one reference for the
-** caller. The rows stay as they are, but for `values`, which moves into the
-** segment. On failure a message, or SQLITE_NOMEM. */
+** caller. The rows stay as they are, but for `values` and the sketch, which move
+** into the segment: reset them then. On failure a message, or SQLITE_NOMEM. */
 int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **message);
 
 segment *segment_retain(segment *s);

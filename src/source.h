@@ -46,6 +46,7 @@ typedef enum source_statement {
     SOURCE_READ_ALL,         /* every row, in the order of the source */
     SOURCE_READ_REST,        /* ?1: a rowid; those behind it */
     SOURCE_READ_FROM,        /* ?1: a rowid; it and those behind it; the id is NULL */
+    SOURCE_LAST_KEY,         /* of its rows; no other columns */
     SOURCE_SCAN,             /* every row with an embedding that the filter allows */
     SOURCE_ROW_BY_KEY,       /* ?1: a rowid; the embedding is NULL */
     SOURCE_EMBEDDING_BY_KEY, /* ?1: a rowid */

@@ -93,6 +93,12 @@ static int parse_live(const char *value, definition *d)
     return 1;
 }
 
+static int parse_memory(const char *value, definition *d)
+{
+    d->low_memory = sqlite3_stricmp(value, "low") == 0;
+    return d->low_memory || sqlite3_stricmp(value, "full") == 0;
+}
+
 /* The string is looked at when the metric is known, too. */
 static int parse_index(const char *value, definition *d)
 {
@@ -133,6 +139,7 @@ static const struct option {
     {"dimension", parse_dimension, "a whole number from 1 to 1048576"},
     {"strict", parse_strict, "on or off"},
     {"live", parse_live, "on or off"},
+    {"memory", parse_memory, "full or low"},
     {"index", parse_index, "a factory string of FAISS such as HNSW32 or 'IVF1024,Flat'"},
     {"ef_construction", parse_ef_construction, "a whole number from 1 to 4096"},
     {"ef_search", parse_ef_search, "a whole number from 1 to 1048576"},
@@ -194,6 +201,12 @@ static int check_kind(definition *d, char **message)
     }
     if (rc == SQLITE_ERROR || rc == SQLITE_NOMEM)
         return rc;
+    if (rc == SQLITE_OK && d->low_memory) {
+        return set_message(message,
+                           sqlite3_mprintf("memory=low: an approximate index (index=%s) is "
+                                           "built from vectors in memory",
+                                           d->kind.text));
+    }
     int is_graph = d->kind.links > 0, has_graph = is_graph || strstr(d->kind.text, "HNSW");
     if (ef_construction && !is_graph)
         stray = "ef_construction: only HNSW has it";
@@ -384,6 +397,22 @@ static int find_source(const faiss_table *t, source *s, char **message)
     return rc == SQLITE_OK ? check_name(t->name, s->embedding, message) : rc;
 }
 
+/* Whether vectors can be left in the source: a search reads them by their rowids. */
+static int check_memory(const faiss_table *t, const source *s, char **message)
+{
+    const definition *d = &t->definition;
+    const char *why = s->kind == SOURCE_VIEW      ? "it is a view"
+                      : s->kind == SOURCE_VIRTUAL ? "it is a virtual table"
+                      : !s->rowid                 ? "its rows have no rowid"
+                                                  : NULL;
+    if (!d->low_memory || !why)
+        return SQLITE_OK;
+    return set_message(message,
+                       sqlite3_mprintf("memory=low: the vectors of %s.%s cannot be read again row "
+                                       "by row: %s",
+                                       s->schema, s->table, why));
+}
+
 /* Store what is known of the source, and have its changes logged. */
 typedef int store_settings(const config_place *place, const column_list *l,
                            const config_settings *settings, char **message);
@@ -399,6 +428,8 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
     const definition *d = &t->definition;
     if (rc == SQLITE_OK && *d->kind.text && settings.dimension)
         rc = approximate_check(&d->kind, d->metric, settings.dimension, message);
+    if (rc == SQLITE_OK)
+        rc = check_memory(t, s, message);
     if (rc == SQLITE_OK)
         rc = decide_live(t, s, &settings.live, message);
     if (rc == SQLITE_OK)

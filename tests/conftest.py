@@ -104,6 +104,12 @@ def docs_file(tmp_path, connect):
     return path
 
 
+@pytest.fixture
+def vectors_left_in_small_tables(monkeypatch):
+    """With memory=low, tables that would be too small for it have their rows read again, too."""
+    monkeypatch.setenv("SQLITE_FAISS_LOW_MEMORY_ROWS", "1")
+
+
 @pytest.fixture(autouse=True)
 def nothing_lingers(monkeypatch):
     """Indexes outlive their connections for a while, and a new file may have the inode of one that is gone."""

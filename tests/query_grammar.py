@@ -166,6 +166,8 @@ def make_table(rng, name, dimension, count, schema="main"):
     if id_kind == "option" and rng.random() < 0.5:
         columns.append(make_column(f"c{len(columns)}", "id", "source_id"))
     options = f", metric={metric}" if metric != "l2" or rng.random() < 0.5 else ""
+    if kind not in ("keyed", "view") and rng.random() < 0.15:
+        options += ", memory=low"
     if id_kind == "option":
         identity = make_column("id", "slug", "id", rng.choice(("TEXT", "TEXT", "INTEGER")))
         options += ", id=slug"

@@ -29,7 +29,7 @@ STEPS = 25
 LARGE_RUNS = max(1, RUNS // 50)
 LARGE_STEPS = 15
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("vectors_left_in_small_tables")]
 
 AXES = [(0, 0, 0)] + [
     tuple(length * sign * (axis == place) for place in range(3))
@@ -436,6 +436,7 @@ small = st.none() | st.integers(0, 4)
 filters = st.integers(0, 2)
 options = st.sampled_from([
     "", ", live=on", ", metric=ip", ", metric=cosine", ", live=off", ", live=off, metric=ip", ", strict=off",
+    ", memory=low", ", memory=low, metric=cosine", ", memory=low, metric=ip",
 ])
 
 SOURCES = {  # columns, and what a rowid is written as

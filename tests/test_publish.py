@@ -89,6 +89,23 @@ def test_every_form_of_search(host, visitor, id, metric):
     assert search(visitor, QUERY, 10**6) == everything
 
 
+@pytest.mark.usefixtures("vectors_left_in_small_tables")
+@pytest.mark.parametrize("id", ["id", "slug"])
+def test_vectors_that_are_left_in_the_table(host, visitor, id):
+    """Each search reads them through the host."""
+    publish(host, "shop", "docs", f"id={id}, memory=low")
+    expected = oracle.nearest(table(host, id), QUERY, 400)
+    assert search(visitor, QUERY, 7) == expected[:7]
+    streamed = "SELECT id, score FROM faiss_search('shop', 'docs', ?)"
+    assert rows(visitor, streamed, [QUERY]) == expected
+    host.execute("UPDATE docs SET embedding = ? WHERE id = 9", [QUERY])
+    assert search(visitor, QUERY, 7) == oracle.nearest(table(host, id), QUERY, 7)
+    assert column(host, "SELECT DISTINCT substr(memory, 1, 3) FROM faiss_indexes") == ["low"]
+    assert failure(visitor, "SELECT * FROM faiss_neighbors('shop', 'docs', 2)") == (
+        "the vectors of shop.docs are not in memory: ask where its file is open"
+    )
+
+
 def test_conditions_and_columns(host, visitor):
     publish(host, "shop", "docs", "id=slug")
     everything = oracle.nearest(table(host, "slug"), QUERY, len(VECTORS))

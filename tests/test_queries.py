@@ -229,6 +229,7 @@ def count_searches(trace):
     seen["rows given up for the set"] += any(pair == ("row", "set") for pair in zip(steps, steps[1:]))
 
 
+@pytest.mark.usefixtures("vectors_left_in_small_tables")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_queries_give_what_brute_force_gives(part, request):
     seed = request.config.getoption("--hypothesis-seed")
