@@ -265,7 +265,7 @@ VENV_DATASETTE := $(BUILD)/venv-datasette-1.0
 venv_datasette := $(VENV_DATASETTE)/installed
 
 .PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite \
-    test-wheel test-datasette
+    test-wheel test-llm test-datasette
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
@@ -405,7 +405,8 @@ $(venv_datasette): tests/requirements-datasette-1.0.txt | $(BUILD)/packages-test
 
 # ---- format, demo, bench, install, clean -----------------------------------------------
 
-.PHONY: format format-check demo demo-datasette bench bench-datasette install uninstall clean distclean help
+.PHONY: format format-check demo demo-datasette example-llm bench-llm bench bench-datasette \
+    install uninstall clean distclean help
 
 # clang-format's layout differs from version to version; the virtual environment has one.
 format: $(venv)
@@ -422,6 +423,28 @@ demo: $(OUT)/faiss.so $(OUT)/packages.db
 # The same packages in Datasette, with this plugin. The address is printed; Ctrl+C ends it.
 demo-datasette: $(OUT)/faiss.so $(OUT)/packages.db $(venv)
 	@PYTHON=$(abspath $(VENV))/bin/python examples/datasette/demo.sh $(OUT)/faiss.so $(OUT)/packages.db
+
+# Tools that write embeddings, in a virtual environment of their own.
+venv_llm := $(BUILD)/venv-llm
+llm_example = examples/llm/example.sh $(OUT)/faiss $(OUT)/packages.db $(venv_llm)/bin/python $(OUT)/llm
+
+example-llm: $(OUT)/faiss.so $(OUT)/packages.db $(venv_llm)/installed
+	@$(llm_example)
+
+bench-llm: $(OUT)/faiss.so $(OUT)/packages.db $(venv_llm)/installed
+	$(llm_example) >/dev/null
+	$(venv_llm)/bin/python examples/llm/compare.py $(OUT)/faiss $(OUT)/llm/llm.db
+
+test-llm: $(OUT)/faiss.so $(venv) $(venv_llm)/installed
+	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_LLM_PYTHON=$(abspath $(venv_llm))/bin/python \
+	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
+	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests/test_llm.py
+
+$(venv_llm)/installed: examples/llm/requirements.txt | $(BUILD)/packages-test $(BUILD)/packages-demo
+	$(PYTHON) -m venv $(venv_llm)
+	$(venv_llm)/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
 
 $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz examples/packages/*.json) | $(BUILD)/packages-demo
 	@rm -f $@
@@ -480,7 +503,7 @@ uninstall:
 
 # Keeps what takes minutes and seldom changes: FAISS and the virtual environment.
 clean:
-	rm -rf $(filter-out $(FAISS_BUILD) $(BUILD)/faiss-% $(VENV) $(VENV_DATASETTE),$(wildcard $(BUILD)/*))
+	rm -rf $(filter-out $(FAISS_BUILD) $(BUILD)/faiss-% $(VENV) $(VENV_DATASETTE) $(venv_llm),$(wildcard $(BUILD)/*))
 
 distclean:
 	rm -rf $(BUILD)
@@ -495,9 +518,12 @@ help:
 	@echo '  test-datasette  4     3    the plugin on Datasette 0.65 and 1.0, in Chromium'
 	@echo '  test-sqlite     4     3    tests of queries with the oldest SQLite and with a new one'
 	@echo '  test-wheel      4     1    a wheel for this machine, installed where nothing else is'
+	@echo '  test-llm        1     1    databases that llm and openai-to-sqlite make'
 	@echo '  test-asan      15    15    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   2     2    unit tests under valgrind'
+	@echo '  example-llm     1     1    llm embed-multi and openai-to-sqlite, searched by SQL'
+	@echo '  bench-llm       1     1    llm similar against the same by SQL'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
 	@echo '  demo-datasette             the same packages in Datasette; prints the address'
 	@echo '  bench          60    60    against FAISS itself and other extensions; BENCH, BENCH_DATA'
