@@ -260,8 +260,12 @@ endif
 
 VENV := $(BUILD)/venv
 venv := $(VENV)/installed
+# The plugin works on two versions of Datasette, which want other versions of the rest.
+VENV_DATASETTE := $(BUILD)/venv-datasette-1.0
+venv_datasette := $(VENV_DATASETTE)/installed
 
-.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite test-wheel
+.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite \
+    test-wheel test-llm test-datasette
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
@@ -351,8 +355,14 @@ test-python: $(OUT)/faiss.so $(venv)
 	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(pytest) $(PYTEST_FLAGS) tests \
+	    $(pytest) $(PYTEST_FLAGS) --ignore=tests/plugin tests \
 	    $(show_reports)
+
+# Real servers of both versions, and Chromium.
+test-datasette: $(OUT)/faiss.so $(venv) $(venv_datasette) | $(BUILD)/packages-browser
+	SQLITE_FAISS=$(abspath $(OUT)/faiss) PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
+	DATASETTE_1_0_PYTHON=$(abspath $(VENV_DATASETTE))/bin/python \
+	    $(pytest) --dist loadfile $(PYTEST_FLAGS) tests/plugin
 
 # The oldest SQLite that will do and a new one take the place of the system's.
 sqlite_libraries := $(patsubst %,$(BUILD)/sqlite-%/libsqlite3.so.0,oldest newest)
@@ -388,9 +398,15 @@ $(venv): tests/requirements.txt | $(BUILD)/packages-test
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 
+$(venv_datasette): tests/requirements-datasette-1.0.txt | $(BUILD)/packages-test
+	$(PYTHON) -m venv $(VENV_DATASETTE)
+	$(VENV_DATASETTE)/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
 # ---- format, demo, bench, install, clean -----------------------------------------------
 
-.PHONY: format format-check demo bench install uninstall clean distclean help
+.PHONY: format format-check demo demo-datasette example-llm bench-llm bench bench-datasette \
+    install uninstall clean distclean help
 
 # clang-format's layout differs from version to version; the virtual environment has one.
 format: $(venv)
@@ -403,6 +419,32 @@ format-check: $(venv)
 # Python's standard library is enough here.
 demo: $(OUT)/faiss.so $(OUT)/packages.db
 	@examples/packages/demo.sh $(OUT)/faiss $(OUT)/packages.db
+
+# The same packages in Datasette, with this plugin. The address is printed; Ctrl+C ends it.
+demo-datasette: $(OUT)/faiss.so $(OUT)/packages.db $(venv)
+	@PYTHON=$(abspath $(VENV))/bin/python examples/datasette/demo.sh $(OUT)/faiss.so $(OUT)/packages.db
+
+# Tools that write embeddings, in a virtual environment of their own.
+venv_llm := $(BUILD)/venv-llm
+llm_example = examples/llm/example.sh $(OUT)/faiss $(OUT)/packages.db $(venv_llm)/bin/python $(OUT)/llm
+
+example-llm: $(OUT)/faiss.so $(OUT)/packages.db $(venv_llm)/installed
+	@$(llm_example)
+
+bench-llm: $(OUT)/faiss.so $(OUT)/packages.db $(venv_llm)/installed
+	$(llm_example) >/dev/null
+	$(venv_llm)/bin/python examples/llm/compare.py $(OUT)/faiss $(OUT)/llm/llm.db
+
+test-llm: $(OUT)/faiss.so $(venv) $(venv_llm)/installed
+	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_LLM_PYTHON=$(abspath $(venv_llm))/bin/python \
+	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) \
+	    $(VENV)/bin/python -m pytest -o cache_dir=$(abspath $(BUILD)/pytest) \
+	    -o tmp_path_retention_policy=failed $(PYTEST_FLAGS) tests/test_llm.py
+
+$(venv_llm)/installed: examples/llm/requirements.txt | $(BUILD)/packages-test $(BUILD)/packages-demo
+	$(PYTHON) -m venv $(venv_llm)
+	$(venv_llm)/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
 
 $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz examples/packages/*.json) | $(BUILD)/packages-demo
 	@rm -f $@
@@ -441,6 +483,11 @@ ifneq "$(filter worst,$(BENCH))" ""
 	    --data "$(BENCH_DATA)"
 endif
 
+# Two Datasette servers on this machine, and eight clients.
+bench-datasette: $(OUT)/faiss.so $(venv)
+	$(VENV)/bin/python tests/bench/datasette_load.py --extension $(OUT)/faiss \
+	    --work $(OUT)/bench/datasette --data "$(BENCH_DATA)"
+
 # FAISS itself and SQLite, side by side: nothing of src/ is in this program.
 $(OUT)/bench/%: tests/bench/%.c $(OUT)/flags $(FAISS_BUILT) | $(OUT)/checked
 	@mkdir -p $(@D)
@@ -456,7 +503,7 @@ uninstall:
 
 # Keeps what takes minutes and seldom changes: FAISS and the virtual environment.
 clean:
-	rm -rf $(filter-out $(FAISS_BUILD) $(BUILD)/faiss-% $(VENV),$(wildcard $(BUILD)/*))
+	rm -rf $(filter-out $(FAISS_BUILD) $(BUILD)/faiss-% $(VENV) $(VENV_DATASETTE) $(venv_llm),$(wildcard $(BUILD)/*))
 
 distclean:
 	rm -rf $(BUILD)
@@ -468,13 +515,19 @@ help:
 	@echo '  test-unit                  tests/unit/*_test.c'
 	@echo '  test-faults                tests/faults: files that fail, a full disk'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
+	@echo '  test-datasette  4     3    the plugin on Datasette 0.65 and 1.0, in Chromium'
 	@echo '  test-sqlite     4     3    tests of queries with the oldest SQLite and with a new one'
 	@echo '  test-wheel      4     1    a wheel for this machine, installed where nothing else is'
+	@echo '  test-llm        1     1    databases that llm and openai-to-sqlite make'
 	@echo '  test-asan      15    15    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  test-tsan       7     3    tests/concurrency under ThreadSanitizer'
 	@echo '  test-valgrind   2     2    unit tests under valgrind'
+	@echo '  example-llm     1     1    llm embed-multi and openai-to-sqlite, searched by SQL'
+	@echo '  bench-llm       1     1    llm similar against the same by SQL'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
+	@echo '  demo-datasette             the same packages in Datasette; prints the address'
 	@echo '  bench          60    60    against FAISS itself and other extensions; BENCH, BENCH_DATA'
+	@echo '  bench-datasette 4     4    requests per second beside datasette-faiss'
 	@echo '  wheel           9     1    build/dist/*.whl, for the levels in WHEEL_LEVELS'
 	@echo '  install                    $$(DESTDIR)$(LIBDIR)/faiss.so'
 	@echo '  uninstall'

@@ -33,6 +33,11 @@ static int is_taken(const char *table, const column_list *l, const char *name)
         if (sqlite3_stricmp(name, own[i]) == 0)
             return 1;
     }
+    static const char *const efforts[PLAN_EFFORTS] = {"ef_search", "nprobe", "rerank"};
+    for (int i = 0; i < PLAN_EFFORTS && l->is_approximate; i++) {
+        if (sqlite3_stricmp(name, efforts[i]) == 0)
+            return 1;
+    }
     for (int i = 0; i < l->count; i++) {
         if (sqlite3_stricmp(name, l->columns[i].offered) == 0)
             return 1;
@@ -61,12 +66,13 @@ static int column_list_add(const char *table, column_list *l, const char *name,
                                                                                     : SQLITE_NOMEM;
 }
 
-int column_list_of(const source *s, const char *table, column_list *out)
+int column_list_of(const source *s, const char *table, int is_approximate, column_list *out)
 {
     *out = (column_list){.embedding = sqlite3_mprintf("%s", s->embedding),
                          .id_affinity = sqlite3_mprintf("%s", s->id_affinity),
                          .id_collation = sqlite3_mprintf("%s", s->id_collation),
                          .id_is_rowid = s->id_is_rowid,
+                         .is_approximate = is_approximate,
                          .has_rowid = s->rowid != NULL};
     int rc = out->embedding && out->id_affinity && out->id_collation ? SQLITE_OK : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < s->column_count; i++) {
@@ -270,7 +276,8 @@ int config_load(const config_place *place, const char *embedding, column_list *o
 {
     *out = (column_list){.embedding = sqlite3_mprintf("%s", embedding),
                          .id_affinity = sqlite3_mprintf("BLOB"),
-                         .id_collation = sqlite3_mprintf("BINARY")};
+                         .id_collation = sqlite3_mprintf("BINARY"),
+                         .is_approximate = place->is_approximate};
     int rc = out->embedding && out->id_affinity && out->id_collation ? SQLITE_OK : SQLITE_NOMEM;
     sqlite3_stmt *get;
     /* In the order of keys: the columns come before "embedding", whose name they

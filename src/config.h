@@ -22,19 +22,21 @@
 typedef struct config_place {
     sqlite3 *db;
     const char *schema, *table;
+    int is_approximate; /* matters when columns are loaded */
 } config_place;
 
 /* What of the source is needed to declare columns; texts are owned. */
 typedef struct column_list {
     char *embedding, *id_affinity, *id_collation;
     int id_is_rowid, has_rowid;
+    int is_approximate;   /* names of further columns are taken */
     int live;             /* as stored */
     plan_column *columns; /* the others, under names that are free */
     int count;
 } column_list;
 
 /* The columns of a faiss table `table` over this source. */
-int column_list_of(const source *s, const char *table, column_list *out);
+int column_list_of(const source *s, const char *table, int is_approximate, column_list *out);
 void column_list_clear(column_list *l);
 
 /* What else is stored: what the source's triggers are made from (storage.h). */

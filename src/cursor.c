@@ -32,6 +32,7 @@ typedef struct faiss_cursor {
     char *columns;         /* of a source_query: the table's source columns, in order */
     plan plan;
     row_origin origin;
+    search_effort effort;     /* as the query says, 0 where it says nothing */
     sqlite3_int64 neighbours; /* rows to give at most, -1 for all */
     sqlite3_value **bounds;   /* the value of each term on score or distance, else NULL */
     search search;
@@ -457,7 +458,7 @@ static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, f
     }
     const definition *d = &c->snapshot.tracked->asked;
     int64_t depth = first_depth(c, argv);
-    search_effort effort = search_effort_of(&d->kind, &(search_effort){0}, &d->effort);
+    search_effort effort = search_effort_of(&d->kind, &c->effort, &d->effort);
     return search_begin(&c->search, &c->snapshot, f, query, depth,
                         may_approximate(c, depth) ? &effort : NULL, message);
 }
@@ -498,6 +499,38 @@ static int filter_source(faiss_cursor *c, vector *query, filter *f, char **messa
     return rc;
 }
 
+/* Read one of ef_search, nprobe and rerank. */
+static int read_effort(const faiss_cursor *c, sqlite3_value **argv, plan_value which,
+                       const char *name, int most, int *to, char **message)
+{
+    sqlite3_value *value = value_at(c, argv, which);
+    if (!value)
+        return SQLITE_OK;
+    sqlite3_int64 number = sqlite3_value_int64(value);
+    *to = (int)number;
+    if (sqlite3_value_type(value) == SQLITE_INTEGER && number >= 1 && number <= most)
+        return SQLITE_OK;
+    row_value given = value_from_sql(value);
+    char *shown = value_describe(&given);
+    int rc = set_message(message, sqlite3_mprintf("%s must be a whole number from 1 to %d, not %s",
+                                                  name, most, shown ? shown : ""));
+    sqlite3_free(shown);
+    return rc;
+}
+
+/* Read how hard the search is to try, which must make sense for the index. */
+static int read_efforts(faiss_cursor *c, sqlite3_value **argv, char **message)
+{
+    search_effort *e = &c->effort;
+    *e = (search_effort){0};
+    int rc = read_effort(c, argv, PLAN_EF_SEARCH, "ef_search", EFFORT_MOST, &e->ef_search, message);
+    if (rc == SQLITE_OK)
+        rc = read_effort(c, argv, PLAN_NPROBE, "nprobe", EFFORT_MOST, &e->nprobe, message);
+    if (rc == SQLITE_OK)
+        rc = read_effort(c, argv, PLAN_RERANK, "rerank", RERANK_MOST, &e->rerank, message);
+    return rc == SQLITE_OK ? search_effort_check(&table_of(c)->definition.kind, e, message) : rc;
+}
+
 /* Read the arguments of a search. */
 static int read_arguments(faiss_cursor *c, sqlite3_value **argv, vector *query, char **message)
 {
@@ -507,6 +540,8 @@ static int read_arguments(faiss_cursor *c, sqlite3_value **argv, vector *query, 
     int rc = SQLITE_OK;
     if (neighbours)
         rc = neighbours_from_value(neighbours, &c->neighbours, message);
+    if (rc == SQLITE_OK)
+        rc = read_efforts(c, argv, message);
     if (rc == SQLITE_OK && wanted)
         rc = vector_from_value(wanted, query, message);
     return rc;
@@ -636,6 +671,14 @@ static int column_of_source(faiss_cursor *c, int place, sqlite3_context *context
     return SQLITE_OK;
 }
 
+/* ef_search, nprobe or rerank, where the query gives it. */
+static void column_effort(const faiss_cursor *c, sqlite3_context *context, int which)
+{
+    const int efforts[PLAN_EFFORTS] = {c->effort.ef_search, c->effort.nprobe, c->effort.rerank};
+    if (efforts[which])
+        sqlite3_result_int(context, efforts[which]);
+}
+
 int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
 {
     faiss_cursor *c = (faiss_cursor *)base;
@@ -653,6 +696,8 @@ int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int colum
         rc = column_embedding(c, context, &message);
     else if (column == p->neighbours && c->plan.kind == PLAN_KNN)
         sqlite3_result_int64(context, c->neighbours);
+    else if (p->is_approximate && column >= p->effort && column < p->effort + PLAN_EFFORTS)
+        column_effort(c, context, column - p->effort);
     else if (column == p->database)
         sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);
     else if (column == p->table)

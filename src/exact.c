@@ -16,6 +16,7 @@ enum {
     COARSE_WIDTH = 64, /* components of the codes, the norm of the rest included */
     FINE_WIDTH = 192,
     CACHE_LINE = 64,
+    RANGE = 4,            /* vectors shorter than a 4th of the sample's want a finer step */
     DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
     CODE_MOST = 127,
     SAMPLE_MOST = 2048,
@@ -26,9 +27,19 @@ enum {
     TRIALS = 8,           /* rows of the sample that try a basis as queries */
     QUERY_CUT = 4,        /* times the worst error of rows: of a query, too much is cut */
     FAR = 10,             /* times the median from the mean: no part of the sample */
-    TRIAL_NEIGHBOURS = 10,
-    TRIAL_SHARE = 4 /* a quarter of the sample left over: no help */
+    TRIAL_NEIGHBOURS = 10
 };
+
+static const double SHARE_LEFT = 0.25; /* of the sample left over: no help */
+
+/* The row sums of AAᵀ are 1 for orthogonal components; beyond this they are cut off. */
+static const double ORTHOGONAL_MOST = 1.25;
+
+/* Squared norms of vectors, less the mean, and of what all components leave of them. */
+typedef struct energy {
+    double all, rest;
+    int vectors;
+} energy;
 
 struct basis {
     atomic_int references;
@@ -42,7 +53,10 @@ struct basis {
     double scale; /* makes the spectral norm at most 1 */
     double step;
     double coarse_centre, fine_centre; /* taken off the norms of the rest */
+    double uncertain;                  /* the largest error of such a norm in the sample */
     double worst_error;                /* a row whose error is greater is an outlier */
+    int components;                    /* of A: the others of fine - 1 are zero */
+    energy sample;
 };
 
 /* What holds for all codes of one width in a sketch, but for those of outliers. */
@@ -57,6 +71,7 @@ struct sketch {
     int outlier_count;
     code_bounds coarse_bounds, fine_bounds;
     double largest_norm;   /* of the vectors that are no outliers, at least */
+    energy energy;         /* of these */
     int8_t *coarse, *fine; /* from the start of a cache line */
     void *coarse_memory, *fine_memory;
     uint8_t *outliers; /* 1 for each that is; NULL for none */
@@ -111,16 +126,18 @@ static void project(const basis *b, const float *z, int count, float *p)
     faiss_VectorTransform_apply_noalloc(b->pca, count, z, p);
     segment_restore_threads(threads);
     for (int i = 0; b->shift && i < count; i++) {
+        float *own = p + (size_t)i * (size_t)width;
         for (int j = 0; j < width; j++)
-            p[(size_t)i * (size_t)width + (size_t)j] -= b->shift[j];
+            own[j] = j < b->components ? own[j] - b->shift[j] : 0;
     }
 }
 
 /* One row on its way to integers. */
 typedef struct row_code {
-    double error; /* of the code, rounding on the way included */
-    double norm;  /* of step * code */
-    int fits;     /* no component was cut */
+    double error;           /* of the code, rounding on the way included */
+    double norm;            /* of step * code */
+    double z_squared, rest; /* of z, and the norm of its rest */
+    int fits;               /* no component was cut */
 } row_code;
 
 /* The norm of what the first `count` components leave of z, and the bound of its error.
@@ -193,6 +210,8 @@ static row_code encode(const basis *b, const float *z, const float *p, int width
     }
     result.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
     result.norm = step * sqrt(code_squared) * (1 + 1e-9);
+    result.z_squared = z_squared;
+    result.rest = rest;
     if (!(result.error < INFINITY))
         result.fits = 0;
     return result;
@@ -323,16 +342,26 @@ static void add_products(const float *columns, size_t count, size_t m, double *p
     }
 }
 
-static double largest_row_sum(const double *products, size_t m)
+/* The largest row sum of magnitudes of the first components of AAᵀ, as many of them as are
+** nearly orthogonal: of m at first, *components in the end. Where the sample has fewer
+** dimensions than components, what FAISS gives beyond is rounding, and may be anything. */
+static double largest_row_sum(const double *products, size_t m, int *components)
 {
-    double largest = 0;
+    double largest = 0, sums[FINE_WIDTH] = {0};
     for (size_t j = 0; j < m; j++) {
-        double sum = 0;
-        for (size_t l = 0; l < m; l++)
-            sum += fabs(products[j * m + l]);
-        if (!isfinite(sum))
-            return INFINITY;
-        largest = fmax(largest, sum);
+        double with = 0;
+        for (size_t l = 0; l <= j; l++) {
+            double magnitude = fabs(products[j * m + l]);
+            sums[j] += magnitude;
+            if (l < j)
+                sums[l] += magnitude;
+        }
+        for (size_t l = 0; l <= j; l++)
+            with = isfinite(sums[l]) ? fmax(with, sums[l]) : INFINITY;
+        if (j > 0 && !(with <= ORTHOGONAL_MOST))
+            break;
+        largest = with;
+        *components = (int)j + 1;
     }
     return largest;
 }
@@ -362,8 +391,12 @@ static int find_scale(basis *b)
         add_products(columns, count, m, products);
     }
     if (rc == SQLITE_OK) {
+        double largest = largest_row_sum(products, m, &b->components);
+        for (int i = 0; i < b->components; i++)
+            b->shift_norm += (double)b->shift[i] * (double)b->shift[i];
+        b->shift_norm = sqrt(b->shift_norm);
         double copied = sqrt((double)(d * m)) * 4 * 0x1p-24 * (1 + b->shift_norm);
-        b->scale = 1 / ((sqrt(largest_row_sum(products, m)) + copied) * (1 + 1e-9));
+        b->scale = 1 / ((sqrt(largest) + copied) * (1 + 1e-9));
         if (!(b->scale > 0 && b->scale < INFINITY))
             b->scale = 0;
     }
@@ -373,19 +406,32 @@ static int find_scale(basis *b)
     return rc;
 }
 
+static void energy_add(energy *e, double z_squared, double rest)
+{
+    e->all += z_squared;
+    e->rest += rest * rest;
+    e->vectors++;
+}
+
 /* The step and the centres of the norms, from the sample's projections. */
 static int find_step(basis *b, const float *z, const float *p, int count)
 {
     size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    double coarse_sum = 0, fine_sum = 0, largest = 0, coarse_low = INFINITY, coarse_high = 0;
+    double coarse_sum = 0, fine_sum = 0, unknown, largest = 0, coarse_low = INFINITY,
+           coarse_high = 0;
     for (int i = 0; i < count; i++) {
         const float *zi = z + (size_t)i * d, *pi = p + (size_t)i * m;
         double z_squared = squared_norm(zi, b->dimension), ignored;
         for (size_t j = 0; j < m; j++)
             largest = fmax(largest, fabs((double)pi[j]) * b->scale);
         double coarse = rest_norm(z_squared, pi, b->coarse - 1, b->scale, 0, &ignored);
+        double fine = rest_norm(z_squared, pi, b->fine - 1, b->scale, 0, &ignored);
         coarse_sum += coarse;
-        fine_sum += rest_norm(z_squared, pi, b->fine - 1, b->scale, 0, &ignored);
+        fine_sum += fine;
+        energy_add(&b->sample, z_squared, fine);
+        rest_norm(z_squared, pi, b->fine - 1, b->scale, projection_error(b, z_squared, b->fine),
+                  &unknown);
+        b->uncertain = fmax(b->uncertain, unknown);
         coarse_low = fmin(coarse_low, coarse);
         coarse_high = fmax(coarse_high, coarse);
     }
@@ -393,8 +439,9 @@ static int find_step(basis *b, const float *z, const float *p, int count)
     b->fine_centre = fine_sum / count;
     largest = fmax(largest, fmax(coarse_high - b->coarse_centre, b->coarse_centre - coarse_low));
     b->step = largest * 1.05 / CODE_MOST;
-    /* Rounded evenly, an error is step * sqrt(width / 12) or so. */
-    b->worst_error = b->step * sqrt(b->fine) * 0.75;
+    /* Rounded evenly, an error is step * sqrt(width / 12) or so. Where the components leave
+    ** nothing, it is more that the norm of the rest is not known any better. */
+    b->worst_error = b->step * sqrt(b->fine) * 0.75 + b->uncertain * 1.5;
     return b->step > FLT_MIN && b->step < FLT_MAX;
 }
 
@@ -470,30 +517,53 @@ static void trial_query(const basis *b, vector_metric metric, const float *sampl
         rest_norm(squared_norm(scratch, b->dimension), projected, (int)m, b->scale, 0, &ignored);
 }
 
-/* How many of the sample a basis leaves over for the nearest few of some of its own
-** rows, by unrounded sketches: a share of what it saves. -1 without memory. */
-static int helps(const basis *b, vector_metric metric, const float *sample, const float *z,
-                 const float *p, int count)
+/* The share of the sample that a basis leaves over for the nearest few of some of its
+** rows, by sketches as well rounded as most. z and p are those of the sample by this basis.
+** -1 without memory. */
+static double share_left(const basis *b, vector_metric metric, const float *sample, const float *z,
+                         const float *p, int count)
 {
     size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1, left = 0;
     int trials = count < TRIALS ? count : TRIALS;
     double *rest = allocate((size_t)count, sizeof *rest), ignored;
     float *scratch = allocate(d + m, sizeof *scratch);
+    double rounding = b->step * sqrt((double)b->fine / 12) + b->uncertain, unit = (double)b->unit;
     trial t = {.p = p, .rest = rest};
     for (int i = 0; rest && i < count; i++)
         rest[i] = rest_norm(squared_norm(z + (size_t)i * d, b->dimension), p + (size_t)i * m,
                             (int)m, b->scale, 0, &ignored);
     for (int n = 0; rest && scratch && n < trials; n++) {
         size_t query = (size_t)n * (size_t)count / (size_t)trials;
-        double bound = nearest_rank(b, metric, sample, count, query);
+        double bound = nearest_rank(b, metric, sample, count, query) * unit * unit;
         trial_query(b, metric, sample, query, &t, scratch, scratch + d);
+        if (metric == METRIC_KIND_IP)
+            bound += rounding * sqrt(squared_norm(scratch, b->dimension));
+        else
+            bound = (sqrt(bound) + rounding) * (sqrt(bound) + rounding);
         for (size_t i = 0; i < (size_t)count; i++)
-            left += bounded_rank(b, metric, &t, i) <= bound * (double)b->unit * (double)b->unit;
+            left += bounded_rank(b, metric, &t, i) <= bound;
     }
-    int result = !rest || !scratch ? -1 : left < (size_t)trials * (size_t)count / TRIAL_SHARE;
+    double share = rest && scratch ? (double)left / ((double)trials * (double)count) : -1;
     sqlite3_free(rest);
     sqlite3_free(scratch);
-    return result;
+    return share;
+}
+
+/* The same of a basis whose codes the sample may not fit: 1 then. z and p are scratch. */
+static double share_left_by(const basis *b, vector_metric metric, const float *sample, float *z,
+                            float *p, int count)
+{
+    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    int8_t code[FINE_WIDTH];
+    int misfits = 0;
+    centre(b, sample, count, z);
+    project(b, z, count, p);
+    for (int i = 0; i < count; i++) {
+        row_code fine =
+            encode(b, z + (size_t)i * d, p + (size_t)i * m, b->fine, b->fine_centre, code, NULL);
+        misfits += !fine.fits || fine.error > b->worst_error;
+    }
+    return misfits > count / OUTLIERS_SHARE ? 1 : share_left(b, metric, sample, z, p, count);
 }
 
 /* Find what FAISS adds to Az: the projection of zero. */
@@ -511,9 +581,7 @@ static int find_shift(basis *b)
     project(b, zero, 1, shift);
     sqlite3_free(zero);
     b->shift = shift;
-    for (size_t i = 0; i < m; i++)
-        b->shift_norm += (double)shift[i] * (double)shift[i];
-    b->shift_norm = sqrt(b->shift_norm);
+    b->components = (int)m;
     return SQLITE_OK;
 }
 
@@ -534,37 +602,49 @@ static int train(basis *b, const float *sample, int count, float *z, float *p)
     return rc;
 }
 
-int basis_new(vector_metric metric, float *sample, int count, int dimension, basis **out)
+static basis *basis_allocate(int dimension)
 {
-    *out = NULL;
-    if (!basis_is_possible(dimension))
-        return SQLITE_OK;
     basis *b = allocate(1, sizeof *b);
     if (!b)
-        return SQLITE_NOMEM;
+        return NULL;
     memset(b, 0, sizeof *b);
     atomic_init(&b->references, 1);
     b->dimension = dimension;
     b->coarse = COARSE_WIDTH < dimension / 2 ? COARSE_WIDTH : dimension / 4 / 8 * 8;
     b->fine = FINE_WIDTH < dimension / 2 ? FINE_WIDTH : dimension / 2 / 8 * 8;
+    return b;
+}
+
+int basis_new(vector_metric metric, float *sample, int count, int dimension, basis *former,
+              basis **out)
+{
+    *out = NULL;
+    if (!basis_is_possible(dimension))
+        return SQLITE_OK;
+    basis *b = basis_allocate(dimension);
+    if (!b)
+        return SQLITE_NOMEM;
     size_t n = (size_t)count;
     float *z = allocate(n * (size_t)dimension, sizeof *z);
     float *p = allocate(n * (size_t)b->fine, sizeof *p);
+    double left = 1, left_by_former = 1;
     int rc = z && p ? find_centre(b, sample, &count) : SQLITE_NOMEM;
     int trains = rc == SQLITE_OK && count >= SAMPLE_LEAST && b->unit > 0 && b->unit < INFINITY;
     if (trains)
         rc = train(b, sample, count, z, p);
-    int useful = trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count);
-    if (useful)
-        useful = helps(b, metric, sample, z, p, count);
-    if (useful < 0)
+    if (trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count))
+        left = share_left_by(b, metric, sample, z, p, count);
+    if (trains && rc == SQLITE_OK && former)
+        left_by_former = share_left_by(former, metric, sample, z, p, count);
+    if (left < 0 || left_by_former < 0)
         rc = SQLITE_NOMEM;
     sqlite3_free(z);
     sqlite3_free(p);
-    if (useful > 0)
-        *out = b;
-    else
-        basis_release(b);
+    if (rc == SQLITE_OK && left_by_former < SHARE_LEFT && left_by_former <= 2 * left)
+        *out = basis_retain(former);
+    else if (rc == SQLITE_OK && left < SHARE_LEFT)
+        *out = basis_retain(b);
+    basis_release(b);
     return rc;
 }
 
@@ -573,6 +653,14 @@ int basis_new(vector_metric metric, float *sample, int count, int dimension, bas
 const basis *sketch_basis(const sketch *s)
 {
     return s->basis;
+}
+
+int sketch_fits(const sketch *s)
+{
+    const energy *own = &s->energy, *sample = &s->basis->sample;
+    double share = sample->all > 0 ? sample->rest / sample->all : 0;
+    int held = own->rest <= own->all * (share * 1.5 + 0.05);
+    return held && own->all / own->vectors * RANGE * RANGE >= sample->all / sample->vectors;
 }
 
 size_t sketch_bytes(const sketch *s)
@@ -675,6 +763,7 @@ static int sketch_row(sketch *s, int i, const float *x, const float *z, const fl
         return 1;
     bounds_add(&s->coarse_bounds, &coarse);
     bounds_add(&s->fine_bounds, &fine);
+    energy_add(&s->energy, fine.z_squared, fine.rest);
     s->largest_norm = fmax(s->largest_norm, sqrt(squared_norm(x, b->dimension)) * (1 + 1e-9));
     return 0;
 }

@@ -56,9 +56,11 @@ typedef struct sketch sketch;
 
 /* Make a basis from `count` sample vectors of this dimension, one after another, which are
 ** changed on the way. *out
-** is NULL where the sample shows that sketches would not help searches by this metric.
+** is NULL where the sample shows that sketches would not help searches by this metric; it is
+** a reference to the former basis (NULL for none) where that is nearly as good.
 ** Deterministic. SQLITE_OK or SQLITE_NOMEM. */
-int basis_new(vector_metric metric, float *sample, int count, int dimension, basis **out);
+int basis_new(vector_metric metric, float *sample, int count, int dimension, basis *former,
+              basis **out);
 basis *basis_retain(basis *b);
 void basis_release(basis *b);
 
@@ -75,6 +77,9 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out);
 void sketch_free(sketch *s);
 size_t sketch_bytes(const sketch *s);
 const basis *sketch_basis(const sketch *s);
+/* Whether its basis fits these vectors as it did the sample: the components hold about as much
+** of them, and they are not much shorter. */
+int sketch_fits(const sketch *s);
 
 /*
 ** Put a sketch together from its rows, for those who keep no vectors: of vectors, of rows

@@ -273,6 +273,23 @@ int index_kind_equal(const index_kind *a, const index_kind *b)
     return strcmp(a->text, b->text) == 0 && a->ef_construction == b->ef_construction;
 }
 
+int search_effort_check(const index_kind *kind, const search_effort *effort, char **message)
+{
+    const char *stray = NULL;
+    if (kind->ef_construction && !kind->links)
+        stray = "ef_construction: only HNSW has it";
+    else if (effort->ef_search && !strstr(kind->text, "HNSW"))
+        stray = "ef_search: only HNSW has it";
+    else if (effort->nprobe && !kind->lists)
+        stray = "nprobe: only IVF has it";
+    else if (effort->rerank && !*kind->text)
+        stray = "rerank: it is for approximate indexes";
+    if (!stray)
+        return SQLITE_OK;
+    return set_message(message, *kind->text ? sqlite3_mprintf("%s, not index=%s", stray, kind->text)
+                                            : sqlite3_mprintf("%s (option index)", stray));
+}
+
 static int first_set(int a, int b, int otherwise)
 {
     return a ? a : b ? b : otherwise;

@@ -50,6 +50,9 @@ typedef struct search_effort {
 
 enum { EFFORT_MOST = 1 << 20, RERANK_MOST = 1000 };
 
+/* Whether the kind has what is said: else an error that says which kinds do. */
+int search_effort_check(const index_kind *kind, const search_effort *effort, char **message);
+
 /* `asked` where it says something, else `usual`, else what suits the kind. */
 search_effort search_effort_of(const index_kind *kind, const search_effort *asked,
                                const search_effort *usual);

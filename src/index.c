@@ -151,7 +151,9 @@ static index_tuning *tuning_new(void)
     atomic_init(&t->searches, 0);
     atomic_flag_clear(&t->working);
     atomic_init(&t->basis, NULL);
-    atomic_init(&t->is_flat, 0);
+    atomic_init(&t->number, 0);
+    atomic_init(&t->rows_then, 0);
+    atomic_init(&t->misfits, 0);
     t->growth = growth_new();
     if (t->growth)
         return t;
@@ -550,20 +552,66 @@ float *index_sample(const index_version *v, int *count)
 int index_find_basis(const index_version *v, float *sample, int count)
 {
     basis *found = NULL, *none = NULL;
-    int rc = sample ? basis_new(v->metric, sample, count, v->dimension, &found) : SQLITE_NOMEM;
+    int rc =
+        sample ? basis_new(v->metric, sample, count, v->dimension, NULL, &found) : SQLITE_NOMEM;
     if (rc == SQLITE_OK && !found)
-        atomic_store(&v->tuning->is_flat, 1);
+        atomic_store(&v->tuning->number, 1); /* found: there is none */
     else if (found && !atomic_compare_exchange_strong(&v->tuning->basis, &none, found))
         basis_release(found); /* another thread was faster */
     return rc;
 }
 
-static void sample_basis(const index_version *v)
+/* Take a basis, or none, for the newest: all segments are to be judged by it. Where there is
+** none, those of now are judged already. */
+static void set_basis(const index_version *v, basis *found)
 {
+    index_tuning *t = v->tuning;
+    unsigned number = atomic_load(&t->number) + 1;
+    int fits;
+    for (int i = 0; !found && i < v->segment_count; i++)
+        segment_make_sketch(v->segments[i], NULL, number, &fits);
+    basis_release(atomic_exchange(&t->basis, found));
+    atomic_store(&t->number, number);
+}
+
+static void find_basis(const index_version *v)
+{
+    index_tuning *t = v->tuning;
+    basis *former = atomic_load(&t->basis), *found = NULL;
     int count;
     float *sample = index_sample(v, &count);
-    index_find_basis(v, sample, count);
+    int rc =
+        sample ? basis_new(v->metric, sample, count, v->dimension, former, &found) : SQLITE_NOMEM;
     sqlite3_free(sample);
+    if (rc != SQLITE_OK)
+        return; /* without memory, the next search tries */
+    if (found && found == former)
+        basis_release(found);
+    else
+        set_basis(v, found);
+    atomic_store(&t->misfits, 0);
+    atomic_store(&t->rows_then, v->rows);
+}
+
+static int wants_basis(const index_version *v)
+{
+    enum { GROWN = 4, MISFITS_SHARE = 4 };
+    const index_tuning *t = v->tuning;
+    int64_t then = atomic_load(&t->rows_then), misfits = atomic_load(&t->misfits);
+    int64_t many =
+        then / MISFITS_SHARE > BASIS_ROWS_LEAST ? then / MISFITS_SHARE : BASIS_ROWS_LEAST;
+    /* Where one basis after the other does not fit, they are looked for less and less. */
+    return v->rows / GROWN >= then || misfits / many >= (int64_t)atomic_load(&t->number);
+}
+
+/* Judge a segment by the newest basis. Where there is none, its rows count as misfits, so
+** that enough of new ones are looked at. */
+static void judge_segment(index_tuning *t, segment *s)
+{
+    int fits = 0;
+    int rc = segment_make_sketch(s, atomic_load(&t->basis), atomic_load(&t->number), &fits);
+    if (rc == SQLITE_OK && !fits) /* else the next search tries */
+        atomic_fetch_add(&t->misfits, segment_count(s));
 }
 
 void index_forget_work(index_version *v)
@@ -575,18 +623,19 @@ void index_forget_work(index_version *v)
 void index_improve(index_version *v)
 {
     index_tuning *t = v->tuning;
-    if (v->keeping != INDEX_VECTORS || v->rows < BASIS_ROWS_LEAST || atomic_load(&t->is_flat) ||
+    if (v->keeping != INDEX_VECTORS || v->rows < BASIS_ROWS_LEAST ||
         atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
         return;
+    unsigned number = atomic_load(&t->number);
     int next = 0;
-    while (next < v->segment_count && !segment_wants_sketch(v->segments[next]))
+    while (next < v->segment_count && !segment_wants_sketch(v->segments[next], number))
         next++;
-    if (next == v->segment_count || atomic_flag_test_and_set(&t->working))
+    int looks = wants_basis(v);
+    if ((next == v->segment_count && !looks) || atomic_flag_test_and_set(&t->working))
         return;
-    basis *b = atomic_load_explicit(&t->basis, memory_order_acquire);
-    if (b)
-        segment_make_sketch(v->segments[next], b); /* without memory, the next search tries */
+    if (looks)
+        find_basis(v);
     else
-        sample_basis(v); /* neither */
+        judge_segment(t, v->segments[next]);
     atomic_flag_clear(&t->working);
 }

@@ -28,16 +28,20 @@ typedef struct dead_slots {
 
 /*
 ** What versions that come from one another have in common: the basis of their
-** sketches, found out in pieces while searches are answered without, and their
-** approximate index.
+** sketches, found out in pieces while searches are answered without. It is looked for
+** again when the rows have become four times as many, and when a quarter as many are new
+** that it does not fit; a better one takes its place, and the segments get new sketches,
+** one by one. And their approximate index.
 */
 typedef struct index_tuning {
     atomic_int references;
     atomic_int searches;
-    atomic_flag working;    /* a thread is at a piece */
-    _Atomic(basis *) basis; /* set once, NULL before */
-    atomic_int is_flat;     /* a basis does not help */
-    struct growth *growth;  /* the approximate index, where there is to be one */
+    atomic_flag working;        /* a thread is at a piece, and alone changes what follows */
+    _Atomic(basis *) basis;     /* the newest; NULL before it, or where none helps */
+    atomic_uint number;         /* of bases so far, or of findings that there is none */
+    _Atomic(int64_t) rows_then; /* when it was looked for last */
+    _Atomic(int64_t) misfits;   /* rows judged since that it does not fit */
+    struct growth *growth;      /* the approximate index, where there is to be one */
 } index_tuning;
 
 /* What a version's segments keep: vectors, or as little as there can be, or keys and

@@ -20,7 +20,7 @@ segment_content index_content(const index_version *v, basis **b)
         return SEGMENT_KEYS;
     if (v->keeping == INDEX_VECTORS)
         return SEGMENT_VECTORS;
-    return *b ? SEGMENT_SKETCH : atomic_load(&v->tuning->is_flat) ? SEGMENT_KEYS : SEGMENT_VECTORS;
+    return *b ? SEGMENT_SKETCH : atomic_load(&v->tuning->number) ? SEGMENT_KEYS : SEGMENT_VECTORS;
 }
 
 void index_rows_open(const index_version *v, segment_rows *rows)

@@ -5,8 +5,8 @@
 #include "message.h"
 
 static const char *const kind_names[PLAN_KINDS] = {"scan", "lookup", "knn", "stream", "point"};
-static const char *const value_names[PLAN_VALUES] = {"database", "table", "vector",
-                                                     "k",        "limit", "offset"};
+static const char *const value_names[PLAN_VALUES] = {
+    "database", "table", "vector", "k", "ef_search", "nprobe", "rerank", "limit", "offset"};
 static const char exact_word[] = "exact";
 static const char *const operator_texts[PLAN_OPERATORS] = {
     "=?",        "!=?",     "<?",      "<=?",     ">?",       ">=?",         " IS ?",
@@ -64,6 +64,13 @@ typedef struct choice {
 
 /* ---- constraints ---- */
 
+/* Which of ef_search, nprobe and rerank a column is, -1 for none of them. */
+static int effort_of(const plan_table *t, int column)
+{
+    int which = column - t->effort;
+    return t->is_approximate && which >= 0 && which < PLAN_EFFORTS ? PLAN_EF_SEARCH + which : -1;
+}
+
 /* Which value a constraint would supply, -1 for none. */
 static int value_of(const plan_table *t, const struct sqlite3_index_constraint *c)
 {
@@ -80,6 +87,8 @@ static int value_of(const plan_table *t, const struct sqlite3_index_constraint *
         return -1;
     if (c->iColumn == t->neighbours)
         return PLAN_NEIGHBOURS;
+    if (effort_of(t, c->iColumn) >= 0)
+        return effort_of(t, c->iColumn);
     if (c->iColumn == t->database)
         return PLAN_DATABASE;
     return c->iColumn == t->table ? PLAN_TABLE : -1;
@@ -215,11 +224,13 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
             chosen->row = i;
         ranges |= c->iColumn == t->neighbours && is_range(c->op);
         others |= c->iColumn == t->neighbours && compares_otherwise(c->op);
+        if (value < 0 && c->iColumn >= 0 && effort_of(t, c->iColumn) >= 0)
+            rc = refuse_value(t, effort_of(t, c->iColumn), "can only be compared by =", message);
         if (value < 0)
             continue;
         if (!c->usable)
-            waits[value] = value <= PLAN_NEIGHBOURS;
-        else if (value <= PLAN_NEIGHBOURS)
+            waits[value] = value <= PLAN_RERANK;
+        else if (value <= PLAN_RERANK)
             rc = choose_value(t, info, chosen, value, i, message);
         else
             chosen->constraint[value] = i;
@@ -228,7 +239,7 @@ static int choose_values(const plan_table *t, sqlite3_index_info *info, choice *
     ranges |= others && chosen->constraint[PLAN_NEIGHBOURS] < 0;
     if (rc == SQLITE_OK && ranges && chosen->constraint[PLAN_VECTOR] >= 0)
         rc = refuse_value(t, PLAN_NEIGHBOURS, "can only be compared by =", message);
-    for (int value = 0; rc == SQLITE_OK && value <= PLAN_NEIGHBOURS; value++) {
+    for (int value = 0; rc == SQLITE_OK && value <= PLAN_RERANK; value++) {
         if (waits[value] && chosen->constraint[value] < 0)
             rc = SQLITE_CONSTRAINT;
     }
@@ -253,6 +264,9 @@ static int kind_uses(plan_kind kind, int value, const choice *chosen)
     case PLAN_TABLE:
         return 1;
     case PLAN_VECTOR:
+    case PLAN_EF_SEARCH:
+    case PLAN_NPROBE:
+    case PLAN_RERANK:
         return kind >= PLAN_KNN;
     case PLAN_NEIGHBOURS:
         return kind == PLAN_KNN;
@@ -440,7 +454,7 @@ static int encode(const plan_table *t, sqlite3_index_info *info, plan_kind kind,
             continue;
         info->aConstraintUsage[i].argvIndex = ++count;
         /* A limit is only a hint. */
-        info->aConstraintUsage[i].omit = value <= PLAN_NEIGHBOURS;
+        info->aConstraintUsage[i].omit = value <= PLAN_RERANK;
         sqlite3_str_appendf(text, " %s", value_names[value]);
     }
     for (int i = 0; rc == SQLITE_OK && i < chosen->term_count; i++) {
@@ -570,9 +584,11 @@ static int make_plan(const plan_table *t, sqlite3_index_info *info, int side, ch
         rc = choose_values(t, info, &chosen, message);
     if (rc != SQLITE_OK)
         return rc;
-    if (chosen.constraint[PLAN_NEIGHBOURS] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
-        return set_message(message, sqlite3_mprintf("%s: k needs a vector: add %s MATCH ...",
-                                                    t->name, t->embedding));
+    for (int value = PLAN_NEIGHBOURS; value <= PLAN_RERANK; value++) {
+        if (chosen.constraint[value] >= 0 && chosen.constraint[PLAN_VECTOR] < 0)
+            return set_message(message, sqlite3_mprintf("%s: %s needs a vector: add %s MATCH ...",
+                                                        t->name, value_names[value], t->embedding));
+    }
     plan_kind kind = kind_of(&chosen, 0);
     rc = choose_terms(t, info, kind, &chosen, message);
     if (rc != SQLITE_OK)

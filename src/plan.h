@@ -14,7 +14,8 @@
 **   stream   vector [limit [offset]]  all, nearest first, as far as they are read
 **   point    vector                   those with an id or rowid, scored
 **
-** A stream of a table with an approximate index says "exact" behind its kind where the rows
+** With an approximate index there may be ef_search, nprobe and rerank behind the vector or k.
+** A stream of such a table says "exact" behind its kind where the rows
 ** must all come nearest first: there are no bounds on how far a later row may be
 ** displaced, but where `k` or a limit says how many are wanted.
 **
@@ -35,10 +36,13 @@ typedef enum plan_value {
     PLAN_TABLE,
     PLAN_VECTOR,
     PLAN_NEIGHBOURS, /* k */
+    PLAN_EF_SEARCH,  /* these three of approximate indexes only */
+    PLAN_NPROBE,
+    PLAN_RERANK,
     PLAN_LIMIT,
     PLAN_OFFSET
 } plan_value;
-enum { PLAN_VALUES = 6 };
+enum { PLAN_VALUES = 9, PLAN_EFFORTS = 3 };
 
 /* How a constraint compares; the order is that of its SQL texts in plan.c. */
 typedef enum plan_operator {
@@ -101,7 +105,8 @@ typedef struct plan_table {
     const char *embedding; /* the name of the vector's column, for messages */
     int has_rowid;         /* rowids are those of the source */
     int id_is_rowid;       /* ties come in the order of ids */
-    int is_approximate;    /* it has an approximate index */
+    int is_approximate;    /* it has an approximate index … */
+    int effort;            /* … and there the columns ef_search, nprobe, rerank, from this on */
     int metric_known;      /* the order of `score` can be told */
     vector_metric metric;
     sqlite3_int64 rows; /* an estimate */

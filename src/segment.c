@@ -18,8 +18,10 @@ enum { SKETCH_PIECE = 256 };
 
 struct segment {
     atomic_int references;
-    _Atomic(sketch *) sketch; /* set once, NULL before */
-    atomic_int stays_flat;    /* its rows do not fit the basis */
+    _Atomic(sketch *) sketch; /* NULL before the first */
+    atomic_int holders;       /* searches that use the sketch, or the former one: */
+    _Atomic(sketch *) former; /* freed when there are none; NULL for none */
+    atomic_uint judged_by;    /* number of the basis that it has a sketch by, or not */
     int count;
     int dimension;
     int normalizes; /* what the source holds, to what is stored */
@@ -313,7 +315,9 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     memset(s, 0, sizeof *s);
     atomic_init(&s->references, 1);
     atomic_init(&s->sketch, NULL);
-    atomic_init(&s->stays_flat, rows->content != SEGMENT_VECTORS);
+    atomic_init(&s->holders, 0);
+    atomic_init(&s->former, NULL);
+    atomic_init(&s->judged_by, 0);
     s->count = rows->count;
     s->dimension = rows->dimension;
     s->metric = metric;
@@ -343,6 +347,7 @@ void segment_release(segment *s)
     if (s->flat)
         faiss_IndexFlat_free(s->flat);
     sketch_free(atomic_load_explicit(&s->sketch, memory_order_acquire));
+    sketch_free(atomic_load_explicit(&s->former, memory_order_acquire));
     sqlite3_free(s->keys);
     sqlite3_free(s->hashes);
     value_list_clear(&s->values);
@@ -354,20 +359,47 @@ const sketch *segment_sketch(const segment *s)
     return atomic_load_explicit(&s->sketch, memory_order_acquire);
 }
 
-int segment_wants_sketch(const segment *s)
+/* A search that counts itself among the holders before it reads the pointer gets the new
+** sketch if it was swapped before; a thread that finds no holders after the swap may free the
+** former one. For that the order of these four operations must be one for all threads. */
+const sketch *segment_hold_sketch(const segment *s)
 {
-    return s->count >= SKETCH_ROWS_LEAST && !segment_sketch(s) && !atomic_load(&s->stays_flat);
+    atomic_fetch_add((atomic_int *)&s->holders, 1);
+    return atomic_load(&s->sketch);
 }
 
-int segment_make_sketch(segment *s, basis *b)
+void segment_let_go_sketch(const segment *s)
 {
-    sketch *fresh, *none = NULL;
-    int rc = sketch_new(b, s->vectors, s->count, &fresh);
-    if (rc == SQLITE_OK && !fresh)
-        atomic_store(&s->stays_flat, 1);
-    else if (rc == SQLITE_OK && !atomic_compare_exchange_strong(&s->sketch, &none, fresh))
-        sketch_free(fresh); /* another index's thread was faster */
-    return rc;
+    atomic_fetch_sub((atomic_int *)&s->holders, 1);
+}
+
+static int free_former_sketch(segment *s)
+{
+    if (atomic_load(&s->former) && atomic_load(&s->holders) == 0)
+        sketch_free(atomic_exchange(&s->former, NULL));
+    return atomic_load(&s->former) ? SQLITE_BUSY : SQLITE_OK;
+}
+
+int segment_wants_sketch(const segment *s, unsigned number)
+{
+    return s->count >= SKETCH_ROWS_LEAST && s->vectors && atomic_load(&s->judged_by) != number;
+}
+
+int segment_make_sketch(segment *s, basis *b, unsigned number, int *fits)
+{
+    sketch *fresh = NULL;
+    int rc = free_former_sketch(s);
+    if (rc == SQLITE_OK && b)
+        rc = sketch_new(b, s->vectors, s->count, &fresh);
+    if (rc != SQLITE_OK)
+        return rc;
+    *fits = fresh && sketch_fits(fresh);
+    if (fresh) {
+        atomic_store(&s->former, atomic_exchange(&s->sketch, fresh));
+        free_former_sketch(s);
+    }
+    atomic_store(&s->judged_by, number);
+    return SQLITE_OK;
 }
 
 int segment_count(const segment *s)
@@ -453,9 +485,10 @@ size_t segment_bytes(const segment *s)
 {
     size_t components = s->flat ? (size_t)s->dimension : 0;
     size_t row = components * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
-    const sketch *own = segment_sketch(s);
-    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values) +
-           (own ? sketch_bytes(own) : 0);
+    const sketch *own = segment_hold_sketch(s);
+    size_t sketched = own ? sketch_bytes(own) : 0;
+    segment_let_go_sketch(s);
+    return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values) + sketched;
 }
 
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,

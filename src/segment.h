@@ -101,9 +101,17 @@ int segment_read(const segment *s, const vector_reader *reader, const int64_t *s
 /* Its sketch, NULL if it has none. Made by any thread, at any time: a search takes it
 ** once. */
 const sketch *segment_sketch(const segment *s);
-/* Whether it is worth one and has none; not after one that did not fit the basis. */
-int segment_wants_sketch(const segment *s);
-int segment_make_sketch(segment *s, basis *b);
+/* The same, which is then not replaced before it is let go: once for each time it was held,
+** also where there was none. */
+const sketch *segment_hold_sketch(const segment *s);
+void segment_let_go_sketch(const segment *s);
+/* Whether it is worth a sketch by the basis of this number (from 1 on), and was not judged by
+** it yet. */
+int segment_wants_sketch(const segment *s, unsigned number);
+/* Judge it by a basis: give it a sketch in the place of the one it has, if its vectors fit;
+** *fits says whether they do as well as the sample did. One thread at a time. NULL for no basis: it stays as it is.
+** SQLITE_OK, SQLITE_NOMEM, or SQLITE_BUSY while searches use a former sketch. */
+int segment_make_sketch(segment *s, basis *b, unsigned number, int *fits);
 
 /* Bytes of memory it holds. */
 size_t segment_bytes(const segment *s);

@@ -20,9 +20,19 @@ enum {
     COLUMN_DISTANCE,
     COLUMN_VECTOR,
     COLUMN_K,
-    COLUMN_COMMAND,
-    COLUMN_FIRST
+    COLUMN_EFFORT /* of an approximate index ef_search, nprobe, rerank; then, and else at once,
+                  ** the command's and those of the source */
 };
+
+static int is_approximate(const faiss_table *t)
+{
+    return *t->definition.kind.text != 0;
+}
+
+static int command_column(const faiss_table *t)
+{
+    return is_approximate(t) ? COLUMN_EFFORT + PLAN_EFFORTS : COLUMN_EFFORT;
+}
 
 int table_failure(sqlite3_vtab *base, int rc, char *message)
 {
@@ -190,37 +200,20 @@ static int parse_option(const char *argument, definition *d, int *given, char **
 /* What is said of an approximate index must belong to its kind. */
 static int check_kind(definition *d, char **message)
 {
-    int ef_construction = d->kind.ef_construction;
-    const char *stray = NULL;
-    int rc = *d->kind.text ? SQLITE_OK : SQLITE_DONE;
-    if (rc == SQLITE_OK) {
+    int ef_construction = d->kind.ef_construction, rc = SQLITE_OK;
+    if (*d->kind.text) {
         char text[INDEX_KIND_TEXT];
         memcpy(text, d->kind.text, sizeof text);
         rc = index_kind_parse(text, d->metric, &d->kind, message);
         d->kind.ef_construction = ef_construction;
     }
-    if (rc == SQLITE_ERROR || rc == SQLITE_NOMEM)
-        return rc;
-    if (rc == SQLITE_OK && d->low_memory) {
+    if (rc == SQLITE_OK && *d->kind.text && d->low_memory) {
         return set_message(message,
                            sqlite3_mprintf("memory=low: an approximate index (index=%s) is "
                                            "built from vectors in memory",
                                            d->kind.text));
     }
-    int is_graph = d->kind.links > 0, has_graph = is_graph || strstr(d->kind.text, "HNSW");
-    if (ef_construction && !is_graph)
-        stray = "ef_construction: only HNSW has it";
-    else if (d->effort.ef_search && !has_graph)
-        stray = "ef_search: only HNSW has it";
-    else if (d->effort.nprobe && !d->kind.lists)
-        stray = "nprobe: only IVF has it";
-    else if (d->effort.rerank && rc == SQLITE_DONE)
-        stray = "rerank: it is for approximate indexes";
-    if (!stray)
-        return SQLITE_OK;
-    return set_message(message, *d->kind.text
-                                    ? sqlite3_mprintf("%s, not index=%s", stray, d->kind.text)
-                                    : sqlite3_mprintf("%s (option index)", stray));
+    return rc == SQLITE_OK ? search_effort_check(&d->kind, &d->effort, message) : rc;
 }
 
 /* The length of an option: up to the next comma that is not within quotes. */
@@ -331,8 +324,16 @@ static int check_rows(faiss_table *t, const source *s, int *dimension, char **me
 }
 
 /* A name that would hide one of ours, or be hidden by it. */
-static int check_name(const char *name, const char *embedding, char **message)
+static int check_name(const faiss_table *t, const char *name, const char *embedding, char **message)
 {
+    static const char *const efforts[PLAN_EFFORTS] = {"ef_search", "nprobe", "rerank"};
+    for (int i = 0; i < PLAN_EFFORTS && *t->definition.kind.text; i++) {
+        if (sqlite3_stricmp(name, efforts[i]) == 0 || sqlite3_stricmp(embedding, efforts[i]) == 0)
+            return set_message(message, sqlite3_mprintf("%s is a column of faiss tables with an "
+                                                        "approximate index: it cannot have another "
+                                                        "meaning",
+                                                        efforts[i]));
+    }
     const char *const taken[] = {"id", "score", "distance", "k", embedding};
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
         if (sqlite3_stricmp(name, taken[i]) == 0) {
@@ -394,7 +395,7 @@ static int find_source(const faiss_table *t, source *s, char **message)
         rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
                                                   s->schema, s->table));
     }
-    return rc == SQLITE_OK ? check_name(t->name, s->embedding, message) : rc;
+    return rc == SQLITE_OK ? check_name(t, t->name, s->embedding, message) : rc;
 }
 
 /* Whether vectors can be left in the source: a search reads them by their rowids. */
@@ -420,7 +421,7 @@ typedef int store_settings(const config_place *place, const column_list *l,
 static int store(faiss_table *t, const source *s, store_settings *put, int anew, column_list *l,
                  char **message)
 {
-    config_place place = {t->connection->db, t->schema, t->name};
+    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
     config_settings settings = {.source = s->table, .id = s->id, .strict = t->definition.strict};
     int rc = sqlite3_txn_state(place.db, t->schema) == SQLITE_TXN_WRITE
                  ? check_rows(t, s, &settings.dimension, message)
@@ -433,7 +434,7 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
     if (rc == SQLITE_OK)
         rc = decide_live(t, s, &settings.live, message);
     if (rc == SQLITE_OK)
-        rc = column_list_of(s, t->name, l);
+        rc = column_list_of(s, t->name, is_approximate(t), l);
     if (rc == SQLITE_OK)
         rc = put(&place, l, &settings, message);
     l->live = settings.live;
@@ -460,13 +461,17 @@ static int create_columns(faiss_table *t, column_list *l, char **message)
 /* The SQL of the columns, for sqlite3_declare_vtab(). HIDDEN must come before the
 ** type, and without a type SQLite would make the column NUMERIC and turn text into
 ** numbers. */
+static const char effort_columns[] =
+    ", ef_search HIDDEN BLOB, nprobe HIDDEN BLOB, rerank HIDDEN BLOB";
+
 static char *declaration(const faiss_table *t, const column_list *l, const char *id_collation)
 {
     sqlite3_str *sql = sqlite3_str_new(NULL);
     sqlite3_str_appendf(sql,
                         "CREATE TABLE x(id %s COLLATE \"%w\", score REAL, distance REAL, "
-                        "\"%w\" HIDDEN BLOB, k HIDDEN BLOB, \"%w\" HIDDEN BLOB",
-                        l->id_affinity, id_collation, l->embedding, t->name);
+                        "\"%w\" HIDDEN BLOB, k HIDDEN BLOB%s, \"%w\" HIDDEN BLOB",
+                        l->id_affinity, id_collation, l->embedding,
+                        is_approximate(t) ? effort_columns : "", t->name);
     for (int i = 0; i < l->count; i++)
         sqlite3_str_appendf(sql, ", \"%w\" HIDDEN %s", l->columns[i].offered,
                             l->columns[i].affinity);
@@ -505,7 +510,8 @@ static int declare(faiss_table *t, column_list *l, char **message)
                            .embedding = own->embedding,
                            .has_rowid = own->has_rowid,
                            .id_is_rowid = own->id_is_rowid,
-                           .is_approximate = *t->definition.kind.text != 0,
+                           .is_approximate = is_approximate(t),
+                           .effort = COLUMN_EFFORT,
                            .metric_known = 1,
                            .metric = t->definition.metric,
                            .rows = ROWS_GUESSED,
@@ -514,7 +520,7 @@ static int declare(faiss_table *t, column_list *l, char **message)
                            .id_collation_missing = missing,
                            .columns = own->columns,
                            .column_count = own->count,
-                           .first_column = COLUMN_FIRST};
+                           .first_column = command_column(t) + 1};
     return SQLITE_OK;
 }
 
@@ -525,14 +531,14 @@ static const char *embedding_name(const faiss_table *t)
 
 static int load_columns(faiss_table *t, column_list *l)
 {
-    config_place place = {t->connection->db, t->schema, t->name};
+    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
     return config_load(&place, embedding_name(t), l, &t->damage);
 }
 
 /* Stored columns that cannot be declared: let the table be dropped at least. */
 static int declare_default(faiss_table *t, column_list *l, char **message)
 {
-    config_place place = {t->connection->db, t->schema, t->name};
+    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
     column_list_clear(l);
     if (!t->damage)
         t->damage = config_describe_damage(&place, "unknown columns");
@@ -649,7 +655,7 @@ static int remove_log(faiss_table *t, char **message)
 static int table_destroy(sqlite3_vtab *base)
 {
     faiss_table *t = (faiss_table *)base;
-    config_place place = {t->connection->db, t->schema, t->name};
+    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
     char *message = NULL;
     int rc = config_drop(&place);
     /* Whatever the settings said: they may be damaged. */
@@ -670,8 +676,8 @@ static int table_rename(sqlite3_vtab *base, const char *name)
 {
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
-    config_place place = {t->connection->db, t->schema, t->name};
-    int rc = check_name(name, embedding_name(t), &message);
+    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
+    int rc = check_name(t, name, embedding_name(t), &message);
     if (rc == SQLITE_OK)
         rc = config_rename(&place, name);
     return table_failure(base, rc, message);
@@ -778,7 +784,7 @@ static int table_update(sqlite3_vtab *base, int argc, sqlite3_value **argv, sqli
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
     int rc;
-    sqlite3_value *command = argc > 1 ? argv[FIRST_COLUMN + COLUMN_COMMAND] : NULL;
+    sqlite3_value *command = argc > 1 ? argv[FIRST_COLUMN + command_column(t)] : NULL;
     int is_insert = argc > 1 && sqlite3_value_type(argv[0]) == SQLITE_NULL;
     if (is_insert && sqlite3_value_type(command) != SQLITE_NULL) {
         *rowid = 0;

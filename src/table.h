@@ -6,6 +6,7 @@
 **   id, score, distance         what SELECT * gives
 **   <embedding>  hidden         MATCH it, or =, to search; reads the stored vector
 **   k            hidden         how many rows; without it, all of them in order
+**   ef_search, nprobe, rerank   hidden, of approximate indexes: how hard to try
 **   <table name> hidden         INSERT a command here: 'rebuild', 'optimize',
 **                               'integrity-check'
 **   every other column of the source, hidden, as source_NAME if its name is one of

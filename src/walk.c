@@ -245,7 +245,8 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
-    const sketch *ruling; /* that rules rows out; NULL for none */
+    const sketch *own;    /* its sketch; NULL for none, or once it was made use of */
+    const sketch *ruling; /* that rules rows out now; NULL for none */
     int searched;         /* by FAISS for k + 1 rows, with these results: */
     int found;            /* rows that FAISS gave */
     float last_rank;
@@ -303,13 +304,6 @@ typedef struct sketch_search {
     float *scores;
     int futile; /* the last segments of which too many rows were left over */
 } sketch_search;
-
-/* The sketch of a segment, if it was made with this basis. */
-static const sketch *sketch_for(const index_walk *w, int s, const basis *b)
-{
-    const sketch *own = segment_sketch(w->version->segments[s]);
-    return own && sketch_basis(own) == b ? own : NULL;
-}
 
 /* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
 static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
@@ -498,29 +492,54 @@ static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, s
     return rc;
 }
 
-/* Search the segments without a sketch, then those with one. A query that is too far from
-** the data for its code is not worth comparing. */
+/* Search the segments whose sketches are of the same basis as this one's. A query that is
+** too far from the data for its code is not worth comparing. */
+static int search_alike(index_walk *w, int k, const basis *b, segment_answer *answers,
+                        scored_slots *room, char **message)
+{
+    const index_version *v = w->version;
+    query_sketch *query;
+    int rc = query_sketch_new(b, v->metric, w->query, &query);
+    int fits = rc == SQLITE_OK && query_sketch_fits(query);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        answers[s].ruling = NULL;
+        if (!answers[s].own || sketch_basis(answers[s].own) != b)
+            continue;
+        if (fits)
+            answers[s].ruling = answers[s].own;
+        else
+            rc = search_plainly(w, k, s, &answers[s], room, message);
+        answers[s].own = NULL;
+        if (rc == SQLITE_OK)
+            rc = walk_check_now(w, message);
+    }
+    if (fits && rc == SQLITE_OK)
+        rc = search_by_sketches(w, k, answers, query, room, message);
+    query_sketch_free(query);
+    return rc;
+}
+
+/* Search the segments without a sketch, then those with one: nearly always of one basis. */
 static int search_segments(index_walk *w, int k, segment_answer *answers, scored_slots *room,
                            char **message)
 {
     const index_version *v = w->version;
-    const basis *b = atomic_load_explicit(&v->tuning->basis, memory_order_acquire);
-    query_sketch *query = NULL;
-    int rc = b ? query_sketch_new(b, v->metric, w->query, &query) : SQLITE_OK, sketches = 0;
-    int fits = query && query_sketch_fits(query);
+    int rc = SQLITE_OK;
+    for (int s = 0; s < v->segment_count; s++)
+        answers[s] = (segment_answer){.own = segment_hold_sketch(v->segments[s])};
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        answers[s] = (segment_answer){.ruling = fits ? sketch_for(w, s, b) : NULL};
-        if (answers[s].ruling) {
-            sketches++;
+        if (answers[s].own)
             continue;
-        }
         rc = search_plainly(w, k, s, &answers[s], room, message);
         if (rc == SQLITE_OK)
             rc = walk_check_now(w, message);
     }
-    if (rc == SQLITE_OK && sketches)
-        rc = search_by_sketches(w, k, answers, query, room, message);
-    query_sketch_free(query);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        if (answers[s].own)
+            rc = search_alike(w, k, sketch_basis(answers[s].own), answers, room, message);
+    }
+    for (int s = 0; s < v->segment_count; s++)
+        segment_let_go_sketch(v->segments[s]);
     return rc;
 }
 

@@ -164,6 +164,104 @@ def test_effort_is_what_the_option_says():
     assert few < some <= all_lists == 100 and few < 80
 
 
+def recall(connection, table, queries, effort, k=5):
+    found = 0
+    for query in queries:
+        answer = rows(connection, f"{KNN} AND {effort}", [query, k])
+        assert_sound(answer, table, query, "l2", k)
+        found += len({id for id, _ in answer} & true_nearest(table, query, "l2", k))
+    return found / (k * len(queries))
+
+
+@pytest.mark.parametrize("kind, options, low, high", [
+    ("IVF64,Flat", ", nprobe=8", "nprobe = 1", "nprobe = 64"),
+    ("HNSW4", ", ef_search=20", "ef_search = 5", "ef_search = 250"),
+    ("RaBitQ", "", "rerank = 1", "rerank = 60"),
+    ("PCA16,IVF64,Flat", "", "nprobe = 1 AND rerank = 2", "nprobe = 64 AND rerank = 60"),
+])
+def test_effort_of_one_query(kind, options, low, high):
+    """Each query has its own, also beside another in a second thread, and leaves the default as it was."""
+    generator = numpy.random.default_rng(3)
+    connection = connect("file:efforts?mode=memory&cache=private", uri=True)
+    make(connection, generator.normal(size=(4000, 24)).astype("<f4"), kind, options=options)
+    table = table_of(connection)
+    queries = [row.tobytes() for row in generator.normal(size=(15, 24)).astype("<f4")]
+    usual = [rows(connection, KNN, [query, 5]) for query in queries]
+    few, many = recall(connection, table, queries, low), recall(connection, table, queries, high)
+    assert few < 0.8 and many > 0.9, (few, many)
+    assert [rows(connection, KNN, [query, 5]) for query in queries] == usual
+    assert rows(connection, f"SELECT id FROM docs_ann(?) WHERE {low} ORDER BY distance LIMIT 5", [queries[0]]) == [
+        (id,) for id, _ in rows(connection, f"{KNN} AND {low}", [queries[0], 5])]
+
+
+def test_two_threads_with_efforts_of_their_own(tmp_path):
+    """One index, two connections: the answers are those that each gets alone."""
+    generator = numpy.random.default_rng(3)
+    path = tmp_path / "docs.db"
+    first, second = connect(path), connect(path)
+    make(first, generator.normal(size=(4000, 24)).astype("<f4"), "IVF64,Flat")
+    queries = [row.tobytes() for row in generator.normal(size=(30, 24)).astype("<f4")]
+
+    def answers(connection, nprobe):
+        return [rows(connection, f"{KNN} AND nprobe = {nprobe}", [query, 5]) for query in queries]
+
+    expected = {1: answers(first, 1), 64: answers(first, 64)}
+    assert expected[1] != expected[64]
+    wrong = []
+
+    def repeat(connection, nprobe):
+        for _ in range(20):
+            if answers(connection, nprobe) != expected[nprobe]:
+                wrong.append(nprobe)
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in ((first, 1), (second, 64))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert column(first, "SELECT count(*) FROM faiss_indexes") == [1]
+
+
+@pytest.mark.parametrize("effort, message", [
+    ("ef_search = 0", "ef_search must be a whole number from 1 to 1048576, not 0"),
+    ("ef_search = NULL", "ef_search must be a whole number from 1 to 1048576, not NULL"),
+    ("ef_search = '9'", "ef_search must be a whole number from 1 to 1048576, not '9'"),
+    ("rerank = 1001", "rerank must be a whole number from 1 to 1000, not 1001"),
+    ("nprobe = 3", "nprobe: only IVF has it, not index=HNSW8"),
+    ("ef_search IN (3, 4)", "docs_ann: ef_search must be one value, not IN (...)"),
+    ("ef_search > 3", "docs_ann: ef_search can only be compared by ="),
+])
+def test_refused_efforts(effort, message):
+    connection = connect()
+    make(connection, vectors_of(numpy.random.default_rng(1), 10), "HNSW8")
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        connection.execute(f"{KNN} AND {effort}", [database.vector(*range(8)), 3]).fetchall()
+    assert str(raised.value) == message
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        connection.execute("SELECT id FROM docs_ann WHERE ef_search = 9").fetchall()
+    assert str(raised.value) == "docs_ann: ef_search needs a vector: add embedding MATCH ..."
+
+
+def test_columns_of_these_names():
+    """They are the faiss table's own where there is an approximate index, and the source's elsewhere."""
+    connection = connect()
+    connection.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB, nprobe TEXT)")
+    connection.execute("INSERT INTO docs VALUES (1, ?, 'a')", [database.vector(1, 2)])
+    connection.execute("CREATE VIRTUAL TABLE exact USING faiss(main, docs)")
+    connection.execute("CREATE VIRTUAL TABLE docs_ann USING faiss(main, docs, index='IVF4,Flat')")
+    query = [database.vector(1, 2)]
+    assert rows(connection, "SELECT nprobe FROM exact(?) WHERE nprobe = 'a'", query) == [("a",)]
+    assert rows(connection, "SELECT nprobe, source_nprobe, rerank FROM docs_ann(?, 1)", query) == [(None, "a", None)]
+    asked = "SELECT nprobe, source_nprobe FROM docs_ann(?, 1) WHERE nprobe = 3 AND source_nprobe = 'a'"
+    assert rows(connection, asked, query) == [(3, "a")]
+    assert rows(connection, "SELECT id FROM docs_ann(?) WHERE id = 1 AND nprobe = 3", query) == [(1,)]
+    with pytest.raises(sqlite3.OperationalError, match="rerank is a column of faiss tables"):
+        connection.execute("CREATE VIRTUAL TABLE rerank USING faiss(main, docs, index='SQ8')")
+    with pytest.raises(sqlite3.OperationalError, match="no such column: ef_search"):
+        connection.execute("SELECT id FROM exact(?) WHERE ef_search = 3", query)
+
+
 @pytest.mark.parametrize("kind", ["HNSW8", "IVF8,SQ8", "RaBitQ"])
 def test_scores_again(kind):
     """Where every row is a candidate the answer is the exact one."""

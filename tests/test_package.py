@@ -267,6 +267,9 @@ def test_what_the_wheel_carries(wheel, sources):
         "sqlite_faiss/py.typed",
         f"sqlite_faiss/{level}/faiss.so",
         "datasette_faiss/__init__.py",
+        "datasette_faiss/templates/row.html",
+        "datasette_faiss/static/map.js",
+        "datasette_faiss/static/faiss.css",
     } <= names
     assert {name for name in names if name.endswith(".so")} == {f"sqlite_faiss/{level}/faiss.so"}
     version = make(sources, "-s", "version").stdout.strip()

@@ -198,6 +198,37 @@ def test_empty_and_null(host, visitor):
     assert search(visitor, None, 5) == search(visitor, QUERY, None) == []
 
 
+def test_vectors_that_are_not_in_memory(host, visitor):
+    """Searches then read them during a visit, and give the same."""
+    random = numpy.random.default_rng(1)
+    axes = random.normal(size=(12, 128))
+    vectors = (random.normal(size=(12000, 12)) @ axes).astype("f4")
+    host.execute("CREATE TABLE big(id TEXT, embedding BLOB)")
+    host.execute("BEGIN")
+    host.executemany(
+        "INSERT INTO big VALUES (?, ?)", [(f"i{i}", row.tobytes()) for i, row in enumerate(vectors)]
+    )
+    host.execute("COMMIT")
+    publish(host, "shop", "big", "memory=low")
+    publish(host, "same", "big")
+    for i in range(12):  # the sketches are made after some searches
+        query = vectors[50 * i].tobytes()
+        assert search(visitor, query, 20, what="big") == search(visitor, query, 20, "same", "big")
+    stored = "SELECT bytes FROM faiss_indexes WHERE database = ?"
+    assert 2 * scalar(visitor, stored, ["shop"]) < scalar(visitor, stored, ["same"])
+    stream = "SELECT id, score FROM faiss_search(?, 'big', ?) LIMIT 2000"
+    assert rows(visitor, stream, ["shop", query]) == rows(visitor, stream, ["same", query])
+    begun = visitor.execute("SELECT id FROM faiss_search('shop', 'big', ?)", [query])
+    assert next(begun) == ("i550",)
+    host.execute("DELETE FROM big WHERE id = 'i5'")
+    with pytest.raises(sqlite3.Error, match="shop.big was changed while the search was read"):
+        begun.fetchall()
+    for call in "faiss_neighbors('shop', 'big', 1)", "faiss_project('shop', 'big')":
+        assert failure(visitor, f"SELECT * FROM {call}") == (
+            "the vectors of shop.big are not in memory: ask where its file is open"
+        )
+
+
 # ---- freshness ----
 
 

@@ -7,6 +7,8 @@ Each fenced block must be of a kind that is known here, so that nothing goes unc
            others go on in it. No complaint may be printed.
   python   run by Debian's Python.
   sh       run if an output follows it, or else each command is held against what there is.
+  yaml     read as the plugin's configuration.
+  dockerfile  what it installs is what there is.
   text     the output of the block before. `...` stands for anything within a line, a line of its
            own for any lines. Blanks at the end of a line do not count.
 
@@ -26,6 +28,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 import database
 from database import EXTENSION, ROOT, SHELL, column
@@ -149,7 +152,7 @@ def run(command, place, text=None):
 
 
 def test_every_block_is_of_a_known_kind():
-    assert {block.kind for block in BLOCKS} == {"sql", "python", "sh"}
+    assert {block.kind for block in BLOCKS} == {"sql", "python", "sh", "yaml", "dockerfile"}
     assert all(block.text.strip() for block in BLOCKS)
 
 
@@ -191,8 +194,18 @@ def commands(block):
     return block.text.replace("\\\n", " ").splitlines()
 
 
+# Compared by a test of its own, which has what it needs.
+TESTED_ELSEWHERE = {"make example-llm": "tests/test_llm.py"}
+
+
 @pytest.mark.parametrize(
-    "block", [block for block in of_kind("sh") if block.output is not None], ids=by_line
+    "block",
+    [
+        block
+        for block in of_kind("sh")
+        if block.output is not None and block.text not in TESTED_ELSEWHERE
+    ],
+    ids=by_line,
 )
 def test_shell_commands_with_an_output(place, block):
     if block.text == "make demo":
@@ -214,6 +227,9 @@ def check_make(arguments, place):
 
 def check_datasette(arguments, place):
     """The same command, for one request instead of forever."""
+    if arguments[0] == "install":
+        check_pip(arguments, place)
+        return
     assert '"sqlite"' in run(["venv/bin/datasette", *arguments, "--get", "/-/versions.json"], place)
 
 
@@ -251,6 +267,33 @@ def test_shell_commands_without_an_output(place, block):
         program, *arguments = shlex.split(command)
         assert program in CHECKS, f"README.md:{block.line}: no rule for {command}"
         CHECKS[program](arguments, place)
+
+
+# The plugin's configuration, and a container
+
+
+@pytest.mark.parametrize("block", of_kind("yaml"), ids=by_line)
+def test_configuration(block):
+    sys.path.insert(0, str(ROOT / "src" / "python"))
+    from datasette_faiss.configuration import PLUGIN, read_configuration
+
+    assert block.output is None
+    assert read_configuration(yaml.safe_load(block.text)["plugins"][PLUGIN]).tables
+
+
+def test_every_setting_is_described():
+    from datasette_faiss.configuration import INDEX_OPTIONS, OWN_OPTIONS, SETTINGS
+
+    text = section("Datasette")
+    assert set(first_cells(text, "setting")) == {*INDEX_OPTIONS, *OWN_OPTIONS}
+    assert all(f"`{setting}`" in text for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("block", of_kind("dockerfile"), ids=by_line)
+def test_a_container_takes_the_wheel_from_where_it_is_made(block):
+    assert "\nCOPY build/dist/sqlite_faiss-*.whl " in block.text
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^wheel:.*\n(\t.*\n)*\t.*\$\(BUILD\)/dist", makefile, re.MULTILINE)
 
 
 def test_commands_in_the_text_name_targets_and_variables():
@@ -327,8 +370,9 @@ def columns_of(connection, table, hidden):
 
 
 def test_every_column_is_described(docs):
-    own = columns_of(docs, "docs_index", 0) + columns_of(docs, "docs_index", 1)
-    assert own.pop() == "docs_index"
+    docs.execute("CREATE VIRTUAL TABLE docs_ann USING faiss(main, docs, index='HNSW32')")
+    own = columns_of(docs, "docs_ann", 0) + columns_of(docs, "docs_ann", 1)
+    assert own.pop() == "docs_ann"
     text = section("The virtual table")
     assert first_cells(text, "column") == own
     assert "| the table's own name (hidden) |" in text

@@ -1,6 +1,8 @@
 /*
-** Threads search one fresh index, and make its basis and its sketches between them.
-** Each must find what the first search found, and ThreadSanitizer nothing.
+** Threads search one fresh index, and make its basis and its sketches between them. Then
+** there come so many rows of another kind that another basis takes its place, and threads
+** replace the sketches that others search by. Each must find what the first search found,
+** and ThreadSanitizer nothing.
 */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,11 +13,25 @@
 #include "index.h"
 #include "walk.h"
 
-enum { THREADS = 6, SEARCHES = 40, ROUNDS = 3, ROWS = 24000, DIMENSION = 96, K = 20 };
+enum {
+    THREADS = 6,
+    SEARCHES = 40,
+    ROUNDS = 3,
+    ROWS = 9000,
+    MORE = 4 * ROWS,
+    DIMENSION = 96,
+    K = 20
+};
 
-static index_version *version;
-static float query[DIMENSION];
-static int64_t expected[K];
+/* A version, a query and what a search found before there were threads. */
+typedef struct searched {
+    index_version *version;
+    float query[DIMENSION];
+    int64_t expected[K];
+} searched;
+
+static searched fresh, grown; /* the latter comes from the former */
+static int with_grown;
 static atomic_int wrong;
 
 static float draw(void)
@@ -33,30 +49,37 @@ static void stop_unless(int condition, const char *what)
     exit(1);
 }
 
-static void build(void)
+/* The components of later rows come in the opposite order. */
+static void make_row(int i, float *x)
+{
+    for (int j = 0; j < DIMENSION; j++)
+        x[j] = draw() / (float)(i < ROWS ? j + 1 : DIMENSION - j);
+}
+
+static void build(searched *s, index_version *base, int rows)
 {
     index_builder *b;
     char *message = NULL;
-    stop_unless(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, NULL, &b, &message) == SQLITE_OK,
+    stop_unless(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, base, &b, &message) == SQLITE_OK,
                 "opening");
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < rows; i++) {
         float x[DIMENSION];
-        for (int j = 0; j < DIMENSION; j++)
-            x[j] = draw() / (float)(j + 1);
-        memcpy(query, x, sizeof x);
+        make_row(i, x);
+        memcpy(s->query, x, sizeof x);
         stop_unless(index_builder_row(b, i + 1, (uint64_t)i, NULL, x, &message) == SQLITE_OK,
                     "adding a row");
     }
-    stop_unless(index_builder_finish(b, 0, &version, &message) == SQLITE_OK, "finishing");
+    stop_unless(index_builder_finish(b, 0, &s->version, &message) == SQLITE_OK, "finishing");
     index_builder_close(b);
 }
 
 /* The nearest K in `keys`. */
-static void search(index_version *v, int64_t *keys)
+static void search(const searched *s, int64_t *keys)
 {
     index_walk *w;
     char *message = NULL;
-    stop_unless(index_walk_open(v, query, NULL, K, NULL, &w, &message) == SQLITE_OK, "a search");
+    stop_unless(index_walk_open(s->version, s->query, NULL, K, NULL, &w, &message) == SQLITE_OK,
+                "a search");
     for (int i = 0; i < K; i++) {
         index_hit hit;
         stop_unless(index_walk_at(w, i, &hit, &message) == SQLITE_ROW, "a row");
@@ -69,30 +92,45 @@ static void *search_often(void *argument)
 {
     (void)argument;
     for (int i = 0; i < SEARCHES; i++) {
+        const searched *s = with_grown && i % 2 ? &grown : &fresh;
         int64_t keys[K];
-        search(version, keys);
-        if (memcmp(keys, expected, sizeof keys) != 0)
+        search(s, keys);
+        if (memcmp(keys, s->expected, sizeof keys) != 0)
             atomic_store(&wrong, 1);
-        index_bytes(version); /* what faiss_indexes shows */
+        index_bytes(s->version); /* what faiss_indexes shows */
     }
     return NULL;
+}
+
+static void search_by_threads(void)
+{
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&threads[i], NULL, search_often, NULL);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    stop_unless(!wrong, "equality of answers");
 }
 
 int main(void)
 {
     for (int round = 0; round < ROUNDS; round++) {
-        build();
-        search(version, expected);
-        size_t before = index_bytes(version);
-        pthread_t threads[THREADS];
-        for (int i = 0; i < THREADS; i++)
-            pthread_create(&threads[i], NULL, search_often, NULL);
-        for (int i = 0; i < THREADS; i++)
-            pthread_join(threads[i], NULL);
-        stop_unless(!wrong, "equality of answers");
-        stop_unless(index_bytes(version) > before, "making sketches");
-        index_release(version);
+        build(&fresh, NULL, ROWS);
+        search(&fresh, fresh.expected);
+        size_t before = index_bytes(fresh.version);
+        with_grown = 0;
+        search_by_threads();
+        stop_unless(index_bytes(fresh.version) > before, "making sketches");
+        unsigned number = atomic_load(&fresh.version->tuning->number);
+
+        build(&grown, fresh.version, ROWS + MORE);
+        with_grown = 1;
+        search(&grown, grown.expected);
+        search_by_threads();
+        stop_unless(atomic_load(&grown.version->tuning->number) > number, "replacing the basis");
+        index_release(grown.version);
+        index_release(fresh.version);
     }
-    puts("answers stayed the same while sketches were made");
+    puts("answers stayed the same while sketches were made, and replaced");
     return 0;
 }

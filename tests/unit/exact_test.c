@@ -130,7 +130,7 @@ static void check_metric(vector_metric metric, maker *make, int dimension, int m
     for (int i = 0; i < count; i++)
         make(dimension, x + (size_t)i * d);
     basis *b;
-    assert_int_equal(basis_new(metric, x, count, dimension, &b), SQLITE_OK);
+    assert_int_equal(basis_new(metric, x, count, dimension, NULL, &b), SQLITE_OK);
     if (!b && !must_help) {
         free(x);
         return;

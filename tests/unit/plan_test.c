@@ -21,49 +21,51 @@ static const struct {
     plan_kind kind;
     const char *text;
     int count;
-    int at[PLAN_VALUES]; /* database table vector k limit offset */
+    int at[PLAN_VALUES]; /* database table vector k ef_search nprobe rerank limit offset */
     int term_count;
     plan_term terms[3];
 } plans[] = {
-    {PLAN_SCAN, "scan", 0, {-1, -1, -1, -1, -1, -1}, 0, {{0}}},
+    {PLAN_SCAN, "scan", 0, {-1, -1, -1, -1, -1, -1, -1, -1, -1}, 0, {{0}}},
     {PLAN_LOOKUP,
      "lookup filter(id=?)",
      1,
-     {-1, -1, -1, -1, -1, -1},
+     {-1, -1, -1, -1, -1, -1, -1, -1, -1},
      1,
      {{PLAN_ON_ID, PLAN_EQ, 0, NULL}}},
-    {PLAN_KNN, "knn vector k", 2, {-1, -1, 0, 1, -1, -1}, 0, {{0}}},
-    {PLAN_KNN, "knn database table vector k", 4, {0, 1, 2, 3, -1, -1}, 0, {{0}}},
-    {PLAN_STREAM, "stream vector limit offset", 3, {-1, -1, 0, -1, 1, 2}, 0, {{0}}},
+    {PLAN_KNN, "knn vector k", 2, {-1, -1, 0, 1, -1, -1, -1, -1, -1}, 0, {{0}}},
+    {PLAN_KNN, "knn database table vector k", 4, {0, 1, 2, 3, -1, -1, -1, -1, -1}, 0, {{0}}},
+    {PLAN_STREAM, "stream vector limit offset", 3, {-1, -1, 0, -1, -1, -1, -1, 1, 2}, 0, {{0}}},
+    {PLAN_KNN, "knn vector k ef_search rerank", 4, {-1, -1, 0, 1, 2, -1, 3, -1, -1}, 0, {{0}}},
+    {PLAN_STREAM, "stream exact vector nprobe", 2, {-1, -1, 0, -1, -1, 1, -1, -1, -1}, 0, {{0}}},
     {PLAN_POINT,
      "point vector filter(rowid=?)",
      2,
-     {-1, -1, 0, -1, -1, -1},
+     {-1, -1, 0, -1, -1, -1, -1, -1, -1},
      1,
      {{PLAN_ON_ROWID, PLAN_EQ, 1, NULL}}},
     {PLAN_KNN,
      "knn vector k filter(lang=? AND year>=? AND year IS NOT NULL)",
      4,
-     {-1, -1, 0, 1, -1, -1},
+     {-1, -1, 0, 1, -1, -1, -1, -1, -1},
      3,
      {{0, PLAN_EQ, 2, NULL}, {1, PLAN_GE, 3, NULL}, {1, PLAN_NOT_NULL, -1, NULL}}},
     {PLAN_STREAM,
      "stream vector filter(\"odd \"\"name\"\" AND x=?\" IN (?) AND distance<? AND "
      "lang!=? COLLATE \"NOCASE\")",
      4,
-     {-1, -1, 0, -1, -1, -1},
+     {-1, -1, 0, -1, -1, -1, -1, -1, -1},
      3,
      {{2, PLAN_IN, 1, NULL}, {PLAN_ON_DISTANCE, PLAN_LT, 2, NULL}, {0, PLAN_NE, 3, "NOCASE"}}},
     {PLAN_STREAM,
      "stream vector filter(lang IS NULL AND lang IS ? AND lang IS NOT ?)",
      3,
-     {-1, -1, 0, -1, -1, -1},
+     {-1, -1, 0, -1, -1, -1, -1, -1, -1},
      3,
      {{0, PLAN_IS_NULL, -1, NULL}, {0, PLAN_IS, 1, NULL}, {0, PLAN_IS_NOT, 2, NULL}}},
     {PLAN_STREAM,
      "stream vector filter(lang LIKE ? AND lang GLOB ? AND score<=?)",
      4,
-     {-1, -1, 0, -1, -1, -1},
+     {-1, -1, 0, -1, -1, -1, -1, -1, -1},
      3,
      {{0, PLAN_LIKE, 1, NULL}, {0, PLAN_GLOB, 2, NULL}, {PLAN_ON_SCORE, PLAN_LE, 3, NULL}}},
 };
@@ -77,6 +79,7 @@ static void reads_every_plan(void **state)
         assert_int_equal(plan_decode(&table, plans[i].kind, plans[i].text, plans[i].count, &p),
                          SQLITE_OK);
         assert_int_equal(p.kind, plans[i].kind);
+        assert_int_equal(p.is_exact, strstr(plans[i].text, " exact") != NULL);
         assert_memory_equal(p.at, plans[i].at, sizeof p.at);
         assert_int_equal(p.term_count, plans[i].term_count);
         for (int j = 0; j < p.term_count; j++) {

@@ -12,8 +12,12 @@ from .extension import load
 
 @hookimpl
 def prepare_connection(conn: sqlite3.Connection) -> None:
+    # Datasette 1.0 makes a sqlite_utils.Database of connections in use. Loaded once more, the
+    # extension would forget which faiss tables such a connection has opened.
+    loaded = "SELECT 1 FROM pragma_function_list WHERE name = 'faiss_version'"
     try:
-        load(conn)
+        if not conn.execute(loaded).fetchone():
+            load(conn)
     except (RuntimeError, sqlite3.Error) as error:
         # All other commands of sqlite-utils work without the extension.
         warnings.warn(f"sqlite-faiss is not loaded: {error}", RuntimeWarning, stacklevel=2)
