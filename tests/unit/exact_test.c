@@ -175,13 +175,6 @@ static void check_data(maker *make, int dimension)
     check_metric(METRIC_KIND_IP, make, dimension, make != offset);
 }
 
-/* valgrind takes a hundred times as long: there, the code is run once. */
-static int is_slow(void)
-{
-    const char *under = getenv("SQLITE_FAISS_SANITIZE");
-    return under && strcmp(under, "valgrind") == 0;
-}
-
 static void rows_within_a_radius_are_kept(void **unused)
 {
     (void)unused;

@@ -82,6 +82,8 @@ enum { ENOUGH = 40 }; /* searches: more than there are segments, and bases to be
 static void a_basis_that_fits_is_kept(void **unused)
 {
     (void)unused;
+    if (is_slow())
+        return;
     index_version *v = build(NULL, SOME, 0);
     search(v, ENOUGH);
     const basis *found = common_basis(v);
@@ -101,6 +103,8 @@ static void a_basis_that_fits_is_kept(void **unused)
 static void new_rows_of_another_kind_change_it(void **unused)
 {
     (void)unused;
+    if (is_slow())
+        return;
     index_version *v = build(NULL, SOME, 0);
     search(v, ENOUGH);
     unsigned number = atomic_load(&v->tuning->number);
