@@ -346,9 +346,10 @@ ifeq "$(SANITIZE)" "address,undefined"
     show_reports = ; status=$$?; ! grep -hs '' $(reports).* /dev/null || status=1; exit $$status
 endif
 
-# A process for each core; one that has nothing left to do takes tests from another. Only
-# failed tests leave their files in the temporary directory, which may be memory.
-pytest = $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal \
+# A process for each core; tests that share what they count are marked as a group and stay
+# in one of them. Only failed tests leave their files in the temporary directory, which may be
+# memory.
+pytest = $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup \
     -o cache_dir=$(abspath $(BUILD)/pytest) -o tmp_path_retention_policy=failed
 
 test-python: $(OUT)/faiss.so $(venv)
