@@ -45,31 +45,9 @@
 #ifndef EXACT_H
 #define EXACT_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "basis.h"
 
-#include "vector.h"
-
-/* Immutable once made, shared by reference between threads. */
-typedef struct basis basis;
 typedef struct sketch sketch;
-
-/* Make a basis from `count` sample vectors of this dimension, one after another, which are
-** changed on the way. *out
-** is NULL where the sample shows that sketches would not help searches by this metric; it is
-** a reference to the former basis (NULL for none) where that is nearly as good.
-** Deterministic. SQLITE_OK or SQLITE_NOMEM. */
-int basis_new(vector_metric metric, float *sample, int count, int dimension, basis *former,
-              basis **out);
-basis *basis_retain(basis *b);
-void basis_release(basis *b);
-
-/* The fewest rows worth a basis, and the most that are of use as a sample. */
-enum { BASIS_ROWS_LEAST = 8192 };
-int basis_sample_size(int dimension);
-
-/* Whether vectors of this dimension may have a basis at all. */
-int basis_is_possible(int dimension);
 
 /* Make the sketch of `count` vectors. *out is NULL where most of them do not fit the
 ** basis. */

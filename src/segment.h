@@ -4,8 +4,8 @@
 ** Rows sit in slots 0..count-1, which are FAISS's own positions. A segment is
 ** built once, in one piece, so that FAISS allocates just what it needs, and
 ** never changes afterwards: any number of threads may read it, and versions of
-** an index share it by reference. This file, exact.c and approximate.c alone include FAISS's
-** headers; every call here runs on one OpenMP thread (a single query over a
+** an index share it by reference. This file, basis.c, basis_fit.c and approximate.c alone
+** include FAISS's headers; every call here runs on one OpenMP thread (a single query over a
 ** flat index is several times slower with two).
 */
 #ifndef SEGMENT_H
