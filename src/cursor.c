@@ -499,35 +499,17 @@ static int filter_source(faiss_cursor *c, vector *query, filter *f, char **messa
     return rc;
 }
 
-/* Read one of ef_search, nprobe and rerank. */
-static int read_effort(const faiss_cursor *c, sqlite3_value **argv, plan_value which,
-                       const char *name, int most, int *to, char **message)
-{
-    sqlite3_value *value = value_at(c, argv, which);
-    if (!value)
-        return SQLITE_OK;
-    sqlite3_int64 number = sqlite3_value_int64(value);
-    *to = (int)number;
-    if (sqlite3_value_type(value) == SQLITE_INTEGER && number >= 1 && number <= most)
-        return SQLITE_OK;
-    row_value given = value_from_sql(value);
-    char *shown = value_describe(&given);
-    int rc = set_message(message, sqlite3_mprintf("%s must be a whole number from 1 to %d, not %s",
-                                                  name, most, shown ? shown : ""));
-    sqlite3_free(shown);
-    return rc;
-}
-
 /* Read how hard the search is to try, which must make sense for the index. */
 static int read_efforts(faiss_cursor *c, sqlite3_value **argv, char **message)
 {
     search_effort *e = &c->effort;
     *e = (search_effort){0};
-    int rc = read_effort(c, argv, PLAN_EF_SEARCH, "ef_search", EFFORT_MOST, &e->ef_search, message);
-    if (rc == SQLITE_OK)
-        rc = read_effort(c, argv, PLAN_NPROBE, "nprobe", EFFORT_MOST, &e->nprobe, message);
-    if (rc == SQLITE_OK)
-        rc = read_effort(c, argv, PLAN_RERANK, "rerank", RERANK_MOST, &e->rerank, message);
+    int rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < PLAN_EFFORTS; i++) {
+        sqlite3_value *value = value_at(c, argv, PLAN_EF_SEARCH + i);
+        if (value)
+            rc = search_effort_read(e, i, value, message);
+    }
     return rc == SQLITE_OK ? search_effort_check(&table_of(c)->definition.kind, e, message) : rc;
 }
 

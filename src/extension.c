@@ -9,6 +9,7 @@ SQLITE_EXTENSION_INIT1
 #include "host.h"
 #include "neighbors_table.h"
 #include "project_table.h"
+#include "recall_table.h"
 #include "search_table.h"
 #include "table.h"
 
@@ -63,6 +64,8 @@ static int load(sqlite3 *db, int is_host, char **message)
         rc = neighbors_table_register(c);
     if (rc == SQLITE_OK)
         rc = project_table_register(c);
+    if (rc == SQLITE_OK)
+        rc = recall_table_register(c);
     if (rc == SQLITE_OK && is_host)
         rc = host_register(c);
     connection_release(c);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "message.h"
+#include "values.h"
 
 enum {
     ROWS_LEAST = 100,     /* below, an index only adds to the work */
@@ -273,17 +274,47 @@ int index_kind_equal(const index_kind *a, const index_kind *b)
     return strcmp(a->text, b->text) == 0 && a->ef_construction == b->ef_construction;
 }
 
+int search_effort_read(search_effort *effort, int which, sqlite3_value *value, char **message)
+{
+    const struct {
+        const char *name;
+        int most, *to;
+    } efforts[] = {{"ef_search", EFFORT_MOST, &effort->ef_search},
+                   {"nprobe", EFFORT_MOST, &effort->nprobe},
+                   {"rerank", RERANK_MOST, &effort->rerank}};
+    sqlite3_int64 number = sqlite3_value_int64(value);
+    int most = efforts[which].most;
+    *efforts[which].to = (int)number;
+    if (sqlite3_value_type(value) == SQLITE_INTEGER && number >= 1 && number <= most)
+        return SQLITE_OK;
+    row_value given = value_from_sql(value);
+    char *shown = value_describe(&given);
+    int rc = set_message(message, sqlite3_mprintf("%s must be a whole number from 1 to %d, not %s",
+                                                  efforts[which].name, most, shown ? shown : ""));
+    sqlite3_free(shown);
+    return rc;
+}
+
+/* What is said that the kind has not, and which kinds have it; NULL for nothing. */
+static const char *stray_effort(const index_kind *kind, const search_effort *effort)
+{
+    if (kind->ef_construction && !kind->links)
+        return "ef_construction: only HNSW has it";
+    if (effort->ef_search && !strstr(kind->text, "HNSW"))
+        return "ef_search: only HNSW has it";
+    if (effort->nprobe && !kind->lists)
+        return "nprobe: only IVF has it";
+    return effort->rerank && !*kind->text ? "rerank: it is for approximate indexes" : NULL;
+}
+
+int search_effort_applies(const index_kind *kind, const search_effort *effort)
+{
+    return stray_effort(kind, effort) == NULL;
+}
+
 int search_effort_check(const index_kind *kind, const search_effort *effort, char **message)
 {
-    const char *stray = NULL;
-    if (kind->ef_construction && !kind->links)
-        stray = "ef_construction: only HNSW has it";
-    else if (effort->ef_search && !strstr(kind->text, "HNSW"))
-        stray = "ef_search: only HNSW has it";
-    else if (effort->nprobe && !kind->lists)
-        stray = "nprobe: only IVF has it";
-    else if (effort->rerank && !*kind->text)
-        stray = "rerank: it is for approximate indexes";
+    const char *stray = stray_effort(kind, effort);
     if (!stray)
         return SQLITE_OK;
     return set_message(message, *kind->text ? sqlite3_mprintf("%s, not index=%s", stray, kind->text)

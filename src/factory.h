@@ -50,8 +50,15 @@ typedef struct search_effort {
 
 enum { EFFORT_MOST = 1 << 20, RERANK_MOST = 1000 };
 
+/* Take one of them from SQL, by its number in the order above: a whole number from 1 on, or an
+** error that names it. */
+int search_effort_read(search_effort *effort, int which, sqlite3_value *value, char **message);
+
 /* Whether the kind has what is said: else an error that says which kinds do. */
 int search_effort_check(const index_kind *kind, const search_effort *effort, char **message);
+
+/* Whether the kind has all that is said. */
+int search_effort_applies(const index_kind *kind, const search_effort *effort);
 
 /* `asked` where it says something, else `usual`, else what suits the kind. */
 search_effort search_effort_of(const index_kind *kind, const search_effort *asked,

@@ -357,7 +357,7 @@ def test_every_function_of_a_host_is_described(memory):
 
 def test_every_module_has_a_section(memory):
     modules = column(memory, "SELECT name FROM pragma_module_list WHERE name LIKE 'faiss%'")
-    assert set(modules) == {"faiss", "faiss_search", "faiss_neighbors", "faiss_project", "faiss_indexes"}
+    assert set(modules) == {"faiss", "faiss_search", "faiss_neighbors", "faiss_project", "faiss_recall", "faiss_indexes"}
     assert "USING faiss(" in section("The virtual table")
     assert section("faiss_search as a table")
     assert section("faiss_neighbors") and section("faiss_indexes")
@@ -377,7 +377,7 @@ def test_every_column_is_described(docs):
     assert first_cells(text, "column") == own
     assert "| the table's own name (hidden) |" in text
 
-    for table in "faiss_search", "faiss_neighbors", "faiss_project", "faiss_indexes":
+    for table in "faiss_search", "faiss_neighbors", "faiss_project", "faiss_recall", "faiss_indexes":
         title = "faiss_search as a table" if table == "faiss_search" else table
         found = columns_of(docs, table, 0) + columns_of(docs, table, 1)
         assert first_cells(section(title), "column") == found

@@ -1,0 +1,452 @@
+#include "recall_table.h"
+
+#include <string.h>
+
+#include "growth.h"
+#include "message.h"
+#include "recall.h"
+#include "sql_text.h"
+#include "table.h"
+
+enum {
+    COLUMN_EF_SEARCH,
+    COLUMN_NPROBE,
+    COLUMN_RERANK,
+    COLUMN_RECALL,
+    COLUMN_MS,
+    COLUMN_EXACT_MS,
+    COLUMN_SAMPLED,
+    COLUMN_KIND,
+    COLUMN_DATABASE,
+    COLUMN_TABLE,
+    COLUMN_K,
+    COLUMN_SAMPLE
+};
+static const char columns[] =
+    "CREATE TABLE x(ef_search INTEGER, nprobe INTEGER, rerank INTEGER, recall REAL, ms REAL, "
+    "exact_ms REAL, sampled INTEGER, kind TEXT, database HIDDEN BLOB, \"table\" HIDDEN BLOB, "
+    "k HIDDEN BLOB, sample HIDDEN BLOB)";
+
+/* What xFilter may be given, in this order; idxNum has a bit for each that is. */
+enum {
+    VALUE_DATABASE,
+    VALUE_TABLE,
+    VALUE_K,
+    VALUE_SAMPLE,
+    VALUE_EF_SEARCH,
+    VALUE_NPROBE,
+    VALUE_RERANK,
+    VALUES
+};
+enum {
+    NEEDED = 1 << VALUE_DATABASE | 1 << VALUE_TABLE | 1 << VALUE_K,
+    EFFORTS = VALUES - VALUE_EF_SEARCH,
+    SAMPLE_USUAL = 100,
+    SAMPLE_MOST = 10000
+};
+static const double COST = 1e8, NO_RESORT = 1e18;
+
+typedef struct recall_table {
+    sqlite3_vtab base;
+    connection *connection;
+} recall_table;
+
+/* One row for each xFilter: each value of an IN list comes alone. The sample and its
+** exact answers are kept for the next one. */
+typedef struct recall_cursor {
+    sqlite3_vtab_cursor base;
+    definition definition;
+    snapshot snapshot;
+    recall_sample sample;
+    sqlite3_int64 k; /* as asked */
+    int sampled;
+    int is_sampled; /* the sample is that of these arguments */
+    search_effort effort;
+    recall_measured measured;
+    char *kind; /* what answered */
+    int at_end;
+    sqlite3_int64 rows; /* so far */
+} recall_cursor;
+
+static int recall_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
+                          sqlite3_vtab **out, char **message)
+{
+    (void)argc;
+    (void)argv;
+    int rc = sql_declare(db, columns, message);
+    recall_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
+    if (!t)
+        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
+    *t = (recall_table){.connection = connection_retain(aux)};
+    *out = &t->base;
+    return SQLITE_OK;
+}
+
+static int recall_disconnect(sqlite3_vtab *base)
+{
+    connection_release(((recall_table *)base)->connection);
+    sqlite3_free(base);
+    return SQLITE_OK;
+}
+
+/* Which of xFilter's values a column is, -1 for none. */
+static int value_of_column(int column)
+{
+    if (column >= COLUMN_DATABASE)
+        return VALUE_DATABASE + column - COLUMN_DATABASE;
+    return column >= COLUMN_EF_SEARCH && column <= COLUMN_RERANK
+               ? VALUE_EF_SEARCH + column - COLUMN_EF_SEARCH
+               : -1;
+}
+
+/* Take the constraint for a value, unless it was given before: SQLite compares that one. */
+static int take_constraint(sqlite3_vtab *base, const struct sqlite3_index_constraint *c,
+                           int places[VALUES], int i, int *unusable)
+{
+    static const char *const names[EFFORTS] = {"ef_search", "nprobe", "rerank"};
+    int value = value_of_column(c->iColumn);
+    if (value < 0)
+        return SQLITE_OK;
+    int is_range = c->op == SQLITE_INDEX_CONSTRAINT_GT || c->op == SQLITE_INDEX_CONSTRAINT_GE ||
+                   c->op == SQLITE_INDEX_CONSTRAINT_LT || c->op == SQLITE_INDEX_CONSTRAINT_LE;
+    if (value >= VALUE_EF_SEARCH && is_range) {
+        char *message = sqlite3_mprintf("faiss_recall: which values of %s to measure is said by = "
+                                        "or IN (...)",
+                                        names[value - VALUE_EF_SEARCH]);
+        return table_failure(base, message ? SQLITE_ERROR : SQLITE_NOMEM, message);
+    }
+    if (c->op != SQLITE_INDEX_CONSTRAINT_EQ)
+        return SQLITE_OK;
+    *unusable |= !c->usable;
+    if (c->usable && places[value] < 0)
+        places[value] = i;
+    return SQLITE_OK;
+}
+
+/* The arguments, and what efforts to measure; what else is asked is left to SQLite. */
+static int recall_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
+{
+    int places[VALUES], unusable = 0, count = 0;
+    for (int value = 0; value < VALUES; value++)
+        places[value] = -1;
+    for (int i = 0; i < info->nConstraint; i++) {
+        int rc = take_constraint(base, &info->aConstraint[i], places, i, &unusable);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    if (unusable)
+        return SQLITE_CONSTRAINT;
+    for (int value = 0; value < VALUES; value++) {
+        if (places[value] < 0)
+            continue;
+        info->aConstraintUsage[places[value]].argvIndex = ++count;
+        info->aConstraintUsage[places[value]].omit = 1;
+        info->idxNum |= 1 << value;
+    }
+    /* As in faiss_neighbors: without its arguments it is not to be taken. */
+    info->estimatedRows = 1;
+    info->estimatedCost = (info->idxNum & NEEDED) == NEEDED ? COST : NO_RESORT;
+    return SQLITE_OK;
+}
+
+static int recall_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
+{
+    (void)base;
+    recall_cursor *c = sqlite3_malloc64(sizeof *c);
+    if (!c)
+        return SQLITE_NOMEM;
+    memset(c, 0, sizeof *c);
+    c->at_end = 1;
+    *out = &c->base;
+    return SQLITE_OK;
+}
+
+static void forget(recall_cursor *c)
+{
+    recall_sample_close(&c->sample);
+    snapshot_close(&c->snapshot);
+    definition_clear(&c->definition);
+    c->is_sampled = 0;
+}
+
+static int recall_close(sqlite3_vtab_cursor *base)
+{
+    recall_cursor *c = (recall_cursor *)base;
+    forget(c);
+    sqlite3_free(c->kind);
+    sqlite3_free(c);
+    return SQLITE_OK;
+}
+
+static int recall_eof(sqlite3_vtab_cursor *base)
+{
+    return ((recall_cursor *)base)->at_end;
+}
+
+static int recall_next(sqlite3_vtab_cursor *base)
+{
+    ((recall_cursor *)base)->at_end = 1;
+    return SQLITE_OK;
+}
+
+/* ---- arguments ---- */
+
+/* Give each value its place by the bits of idxNum; absent ones are NULL pointers. */
+static void spread(int number, sqlite3_value **argv, sqlite3_value *values[VALUES])
+{
+    int next = 0;
+    for (int value = 0; value < VALUES; value++)
+        values[value] = number >> value & 1 ? argv[next++] : NULL;
+}
+
+static int read_sampled(sqlite3_value *value, int *sampled, char **message)
+{
+    sqlite3_int64 number = value ? sqlite3_value_int64(value) : SAMPLE_USUAL;
+    *sampled = (int)number;
+    if (!value ||
+        (sqlite3_value_type(value) == SQLITE_INTEGER && number >= 1 && number <= SAMPLE_MOST))
+        return SQLITE_OK;
+    row_value given = value_from_sql(value);
+    char *shown = value_describe(&given);
+    int rc = set_message(message, sqlite3_mprintf("faiss_recall: sample must be a whole number "
+                                                  "from 1 to %d, not %s",
+                                                  SAMPLE_MOST, shown ? shown : ""));
+    sqlite3_free(shown);
+    return rc;
+}
+
+/* Which table is meant; the snapshot of another one is closed. */
+static int define(recall_cursor *c, sqlite3_value *const values[VALUES], char **message)
+{
+    connection *owner = ((recall_table *)c->base.pVtab)->connection;
+    const char *database = (const char *)sqlite3_value_text(values[VALUE_DATABASE]);
+    const char *table = (const char *)sqlite3_value_text(values[VALUE_TABLE]);
+    if (!database || !table) {
+        return set_message(
+            message, sqlite3_mprintf("faiss_recall: database and table must be names, not NULL"));
+    }
+    definition fresh;
+    int rc = snapshot_define(owner, database, table, &fresh, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    if (fresh.through) {
+        rc = set_message(message, sqlite3_mprintf("faiss_recall: %s.%s is published by another "
+                                                  "connection, and its searches are exact",
+                                                  database, table));
+        definition_clear(&fresh);
+        return rc;
+    }
+    if (!c->snapshot.tracked || !definition_equal(&fresh, &c->definition)) {
+        forget(c);
+        c->definition = fresh;
+        return snapshot_open(owner, &c->definition, &c->snapshot, message);
+    }
+    definition_clear(&fresh);
+    return SQLITE_OK;
+}
+
+/* The efforts that the query names, and for the others the table's. */
+static int read_efforts(recall_cursor *c, sqlite3_value *const values[VALUES], char **message)
+{
+    const definition *d = &c->definition;
+    search_effort asked = {0};
+    int rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < EFFORTS; i++) {
+        if (values[VALUE_EF_SEARCH + i])
+            rc = search_effort_read(&asked, i, values[VALUE_EF_SEARCH + i], message);
+    }
+    if (rc == SQLITE_OK)
+        rc = search_effort_check(&d->kind, &asked, message);
+    c->effort = search_effort_of(&d->kind, &asked, &d->effort);
+    return rc;
+}
+
+/* ---- measuring ---- */
+
+/* Take the sample, unless it is there. */
+static int take_sample(recall_cursor *c, sqlite3_int64 k, int sampled, char **message)
+{
+    index_version *v;
+    if (c->is_sampled && c->k == k && c->sampled == sampled)
+        return SQLITE_OK;
+    recall_sample_close(&c->sample);
+    c->is_sampled = 0;
+    int rc = snapshot_index(&c->snapshot, &v, message);
+    if (rc == SQLITE_OK && v->rows > 0)
+        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
+    if (rc == SQLITE_OK)
+        rc = recall_sample_open(&c->snapshot, k, sampled, &c->sample, message);
+    if (rc == SQLITE_MISMATCH) {
+        rc = snapshot_compare(&c->snapshot, &v, message);
+        if (rc == SQLITE_OK)
+            rc = recall_sample_open(&c->snapshot, k, sampled, &c->sample, message);
+    }
+    c->k = k;
+    c->sampled = sampled;
+    c->is_sampled = rc == SQLITE_OK;
+    return rc;
+}
+
+/* Say what answered: the index, exact search instead, or some of both. */
+static char *describe(const recall_cursor *c)
+{
+    const index_kind *kind = &c->definition.kind;
+    int by_index = c->measured.by_index;
+    if (!*kind->text)
+        return sqlite3_mprintf("Flat");
+    if (by_index == c->sample.count)
+        return sqlite3_mprintf("%s", kind->text);
+    if (!c->snapshot.coverage)
+        return growth_describe(c->snapshot.version, kind);
+    return by_index ? sqlite3_mprintf("%s, %d of %d searches; the others Flat", kind->text,
+                                      by_index, c->sample.count)
+                    : sqlite3_mprintf("Flat: to score all rows is no slower than %s", kind->text);
+}
+
+/* Compare; where there is no approximate index exact search is compared with itself. */
+static int measure(recall_cursor *c, char **message)
+{
+    int rc = SQLITE_OK;
+    if (*c->definition.kind.text)
+        rc = recall_measure(&c->sample, &c->snapshot, &c->effort, &c->measured, message);
+    else
+        c->measured = (recall_measured){.recall = 1, .ms = c->sample.exact_ms};
+    if (rc == SQLITE_MISMATCH) {
+        index_version *v; /* rows were handed out: it says so, and to run the statement again */
+        rc = snapshot_compare(&c->snapshot, &v, message);
+    }
+    if (rc != SQLITE_OK)
+        return rc;
+    sqlite3_free(c->kind);
+    c->kind = describe(c);
+    return c->kind ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int begin(recall_cursor *c, sqlite3_value *const values[VALUES], char **message)
+{
+    sqlite3_int64 k;
+    int sampled, rc = neighbours_from_value(values[VALUE_K], &k, message);
+    if (rc == SQLITE_OK)
+        rc = read_sampled(values[VALUE_SAMPLE], &sampled, message);
+    if (rc == SQLITE_OK)
+        rc = define(c, values, message);
+    if (rc == SQLITE_OK)
+        rc = read_efforts(c, values, message);
+    if (rc == SQLITE_OK)
+        rc = take_sample(c, k, sampled, message);
+    if (rc == SQLITE_OK && c->sample.count > 0) {
+        rc = measure(c, message);
+        c->at_end = rc != SQLITE_OK;
+        c->rows++;
+    }
+    return rc;
+}
+
+static int recall_filter(sqlite3_vtab_cursor *base, int number, const char *text, int argc,
+                         sqlite3_value **argv)
+{
+    (void)text;
+    (void)argc;
+    recall_cursor *c = (recall_cursor *)base;
+    sqlite3_value *values[VALUES];
+    char *message = NULL;
+    c->at_end = 1;
+    if ((number & NEEDED) != NEEDED) {
+        int missing = set_message(&message, sqlite3_mprintf("faiss_recall(database, table, k "
+                                                            "[, sample]): an argument is missing"));
+        return table_failure(base->pVtab, missing, message);
+    }
+    spread(number, argv, values);
+    if (sqlite3_value_type(values[VALUE_K]) == SQLITE_NULL)
+        return SQLITE_OK;
+    int rc = begin(c, values, &message);
+    if (rc != SQLITE_OK)
+        forget(c);
+    return table_failure(base->pVtab, rc, message);
+}
+
+/* An effort, where the kind has it. */
+static void column_effort(const recall_cursor *c, sqlite3_context *context, int which)
+{
+    const index_kind *kind = &c->definition.kind;
+    const search_effort *e = &c->effort;
+    search_effort only = {.ef_search = which == 0, .nprobe = which == 1, .rerank = which == 2};
+    const int efforts[EFFORTS] = {e->ef_search, e->nprobe, e->rerank};
+    if (search_effort_applies(kind, &only))
+        sqlite3_result_int(context, efforts[which]);
+}
+
+static int recall_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
+{
+    const recall_cursor *c = (recall_cursor *)base;
+    switch (column) {
+    case COLUMN_EF_SEARCH:
+    case COLUMN_NPROBE:
+    case COLUMN_RERANK:
+        column_effort(c, context, column - COLUMN_EF_SEARCH);
+        break;
+    case COLUMN_RECALL:
+        sqlite3_result_double(context, c->measured.recall);
+        break;
+    case COLUMN_MS:
+        sqlite3_result_double(context, c->measured.ms);
+        break;
+    case COLUMN_EXACT_MS:
+        sqlite3_result_double(context, c->sample.exact_ms);
+        break;
+    case COLUMN_SAMPLED:
+        sqlite3_result_int(context, c->sample.count);
+        break;
+    case COLUMN_KIND:
+        sqlite3_result_text(context, c->kind, -1, SQLITE_TRANSIENT);
+        break;
+    case COLUMN_DATABASE:
+        sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);
+        break;
+    case COLUMN_TABLE:
+        sqlite3_result_text(context, c->definition.table, -1, SQLITE_TRANSIENT);
+        break;
+    case COLUMN_K:
+        sqlite3_result_int64(context, c->k);
+        break;
+    default:
+        sqlite3_result_int(context, c->sampled);
+        break;
+    }
+    return SQLITE_OK;
+}
+
+static int recall_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
+{
+    *rowid = ((recall_cursor *)base)->rows;
+    return SQLITE_OK;
+}
+
+/*
+** faiss_recall(database, table, k [, sample]): what share of the k nearest rows the table's
+** approximate index finds, for `sample` of its own rows as queries (100 unless said
+** otherwise, from all over the table, always the same for the same rows), and the median
+** times of a search by it and of an exact one. A row for the usual ef_search, nprobe and
+** rerank, or for those that conditions name: ef_search IN (16, 64) gives two. Of a table
+** without an approximate index the recall is 1. Names and errors as in faiss_search; NULL k
+** and an empty table: no rows. Time: sample searches of each sort, and building the index.
+*/
+static const sqlite3_module module = {
+    .iVersion = 0,
+    .xConnect = recall_connect,
+    .xBestIndex = recall_best_index,
+    .xDisconnect = recall_disconnect,
+    .xOpen = recall_open,
+    .xClose = recall_close,
+    .xFilter = recall_filter,
+    .xNext = recall_next,
+    .xEof = recall_eof,
+    .xColumn = recall_column,
+    .xRowid = recall_rowid,
+};
+
+int recall_table_register(connection *c)
+{
+    return sqlite3_create_module_v2(c->db, "faiss_recall", &module, connection_retain(c),
+                                    connection_release);
+}
