@@ -1,5 +1,6 @@
 #include "connection.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -245,12 +246,67 @@ const definition *connection_find_table(const connection *c, const char *schema,
 
 /* ---- the connection ---- */
 
-connection *connection_new(sqlite3 *db)
+/* Every one of the process, by `next_open`. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static connection *open_connections;
+
+/* No other thread may hold the lock while the process is copied. */
+static void before_fork(void)
 {
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+static void put_into_list(connection *c)
+{
+    pthread_mutex_lock(&lock);
+    c->next_open = open_connections;
+    open_connections = c;
+    pthread_mutex_unlock(&lock);
+}
+
+static void take_from_list(const connection *c)
+{
+    pthread_mutex_lock(&lock);
+    connection **link = &open_connections;
+    while (*link != c)
+        link = &(*link)->next_open;
+    *link = c->next_open;
+    pthread_mutex_unlock(&lock);
+}
+
+static connection *find_in_list(const sqlite3 *db)
+{
+    pthread_mutex_lock(&lock);
+    connection *c = open_connections;
+    while (c && c->db != db)
+        c = c->next_open;
+    pthread_mutex_unlock(&lock);
+    return c;
+}
+
+connection *connection_of(sqlite3 *db)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     static atomic_uint_fast64_t serials;
-    connection *c = sqlite3_malloc64(sizeof *c);
+    pthread_once(&once, watch_forks);
+    connection *c = find_in_list(db);
     if (c)
-        *c = (connection){.db = db, .references = 1, .serial = atomic_fetch_add(&serials, 1) + 1};
+        return connection_retain(c);
+    c = sqlite3_malloc64(sizeof *c);
+    if (!c)
+        return NULL;
+    *c = (connection){.db = db, .references = 1, .serial = atomic_fetch_add(&serials, 1) + 1};
+    put_into_list(c);
     return c;
 }
 
@@ -265,6 +321,7 @@ void connection_release(void *user_data)
     connection *c = user_data;
     if (--c->references > 0)
         return;
+    take_from_list(c);
     publication_end_host(c);
     publication_release_host(c);
     while (c->sources) {

@@ -1,7 +1,8 @@
 /*
 ** What this extension keeps for one connection, from loading to closing: the
 ** sources it has searched, and the faiss tables it has connected. SQLite's own
-** mutex on the connection guards it.
+** mutex on the connection guards it; the list of all connections is behind a lock of
+** connection.c, under which nobody waits.
 */
 #ifndef CONNECTION_H
 #define CONNECTION_H
@@ -74,9 +75,11 @@ typedef struct connected_table {
 } connected_table;
 
 typedef struct connection {
+    struct connection *next_open; /* behind the lock */
     sqlite3 *db;
-    uint64_t serial; /* of no other connection of this process */
-    int references;  /* one for every registration with SQLite and every open table */
+    int is_registered; /* all functions and modules are there */
+    uint64_t serial;   /* of no other connection of this process */
+    int references;    /* one for every registration with SQLite and every open table */
     tracked_source *sources;
     int source_count;
     connected_table *tables;
@@ -86,7 +89,9 @@ typedef struct connection {
                           ** closing, finalizes all watches; NULL before its first use */
 } connection;
 
-connection *connection_new(sqlite3 *db);
+/* That of an SQLite connection, made if the extension is loaded into it for the first time;
+** NULL when memory is short. With a reference for the caller. */
+connection *connection_of(sqlite3 *db);
 connection *connection_retain(connection *c);
 void connection_release(void *c); /* also SQLite's destructor for user data */
 

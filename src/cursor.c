@@ -413,8 +413,7 @@ static int bounds_are_far(const faiss_cursor *c)
 {
     for (int i = 0; i < c->plan.term_count; i++) {
         const plan_term *term = &c->plan.terms[i];
-        int grows =
-            term->on == PLAN_ON_DISTANCE || c->snapshot.tracked->asked.metric == METRIC_KIND_L2;
+        int grows = term->on == PLAN_ON_DISTANCE || metric_of(c) == METRIC_KIND_L2;
         int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
         if (c->bounds[i] && grows != from_above)
             return 0;
@@ -538,7 +537,8 @@ static int filter_published(faiss_cursor *c, sqlite3_value **argv, vector *query
     if (c->plan.kind == PLAN_POINT)
         c->plan.kind = PLAN_STREAM;
     return published_search_open(c->definition.through, table_of(c)->connection, query,
-                                 c->neighbours, first_depth(c, argv), &c->published, message);
+                                 c->neighbours, first_depth(c, argv), bounds_are_far(c),
+                                 &c->published, message);
 }
 
 static int choose_origin(faiss_cursor *c)

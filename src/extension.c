@@ -45,16 +45,8 @@ static int is_other_copy(const sqlite3_api_routines *api, char **message)
     return 0;
 }
 
-static int load(sqlite3 *db, int is_host, char **message)
+static int register_all(connection *c)
 {
-    if (sqlite3_libversion_number() < SQLITE_NEEDED) {
-        *message = sqlite3_mprintf("sqlite-faiss needs SQLite 3.38.0 or newer: this is %s",
-                                   sqlite3_libversion());
-        return SQLITE_ERROR;
-    }
-    connection *c = connection_new(db);
-    if (!c)
-        return SQLITE_NOMEM;
     int rc = functions_register(c);
     if (rc == SQLITE_OK)
         rc = table_register(c);
@@ -66,7 +58,24 @@ static int load(sqlite3 *db, int is_host, char **message)
         rc = project_table_register(c);
     if (rc == SQLITE_OK)
         rc = recall_table_register(c);
-    if (rc == SQLITE_OK && is_host)
+    c->is_registered = rc == SQLITE_OK;
+    return rc;
+}
+
+/* Loaded again, all is left as it is: modules that were registered anew would disconnect
+** what is in use. */
+static int load(sqlite3 *db, int is_host, char **message)
+{
+    if (sqlite3_libversion_number() < SQLITE_NEEDED) {
+        *message = sqlite3_mprintf("sqlite-faiss needs SQLite 3.38.0 or newer: this is %s",
+                                   sqlite3_libversion());
+        return SQLITE_ERROR;
+    }
+    connection *c = connection_of(db);
+    if (!c)
+        return SQLITE_NOMEM;
+    int rc = c->is_registered ? SQLITE_OK : register_all(c);
+    if (rc == SQLITE_OK && is_host && !c->host)
         rc = host_register(c);
     connection_release(c);
     return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;

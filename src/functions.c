@@ -177,7 +177,7 @@ static int search_published(connection *c, const definition *d, vector *query, s
     index_hit hit;
     row_value id;
     char *row = sqlite3_mprintf("in %s.%s", d->schema, d->table);
-    int rc = row ? published_search_open(d->through, c, query, k, k, &s, message) : SQLITE_NOMEM;
+    int rc = row ? published_search_open(d->through, c, query, k, k, 1, &s, message) : SQLITE_NOMEM;
     sqlite3_str_appendchar(json, 1, '[');
     if (rc == SQLITE_OK) {
         while ((rc = published_search_next(s, &hit, &id, message)) == SQLITE_ROW) {

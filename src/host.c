@@ -49,6 +49,19 @@ static int define(connection *c, const char *table, const char *options, definit
     return table_parse_options(options, d, message);
 }
 
+/* Searches find a table by its file, and visit the host between steps of their own, which
+** a database that shares its cache would make wait for each other. */
+static int check_file(connection *c, const char *table, char **message)
+{
+    registry_database database;
+    if (connection_identify(c, "main", &database))
+        return SQLITE_OK;
+    return set_message(message,
+                       sqlite3_mprintf("main.%s is in a database in memory, or one with a shared "
+                                       "cache: only tables of ordinary files can be published",
+                                       table));
+}
+
 static int publish(connection *c, const char *name, const char *table, const char *options,
                    char **message)
 {
@@ -60,6 +73,8 @@ static int publish(connection *c, const char *name, const char *table, const cha
                                                     "serialized mode (SQLITE_OPEN_FULLMUTEX)"));
     }
     int rc = check_name(name, message);
+    if (rc == SQLITE_OK)
+        rc = check_file(c, table, message);
     if (rc == SQLITE_OK)
         rc = define(c, table, options, &d, &is_table, message);
     if (rc == SQLITE_OK)
@@ -83,7 +98,7 @@ static int publish(connection *c, const char *name, const char *table, const cha
 ** faiss table has its own. Published again, it gets the new options. Until it is
 ** unpublished, or the connection closed. Gives NULL. Reads no rows: the index is made by the
 ** first search, which may be one of this connection. Errors: no such table or column; a
-** name that another connection publishes under, main, or temp; NULL.
+** database that is no file, or has a shared cache; a name that another connection publishes under, main, or temp; NULL.
 */
 static void faiss_publish(sqlite3_context *context, int argc, sqlite3_value **argv)
 {

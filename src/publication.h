@@ -16,8 +16,7 @@
 
 #include "connection.h"
 
-/* A connection that may publish; from publication_open_host() until it is closed, or the
-** extension loaded into it once more. */
+/* A connection that may publish; from publication_open_host() until it is closed. */
 typedef struct host host;
 
 /* One table, under one name. */

@@ -61,6 +61,7 @@ struct published_search {
     connection *visitor;
     vector query;
     int64_t k, depth, given;
+    int is_approximate;
     snapshot detached; /* whose version is searched … */
     search search;
     int in_visits;   /* … but during visits, where its vectors are not in memory */
@@ -76,11 +77,25 @@ static int begin_search(published_search *s, snapshot *in, search *out, int64_t 
 {
     filter none = {0};
     vector query;
+    const definition *d = publication_definition(s->publication);
+    search_effort effort = search_effort_of(&d->kind, &(search_effort){0}, &d->effort);
     int rc = vector_copy(&s->query, &query);
     if (rc == SQLITE_OK)
-        rc = search_begin(out, in, &none, &query, depth, NULL, message);
+        rc = search_begin(out, in, &none, &query, depth, s->is_approximate ? &effort : NULL,
+                          message);
     vector_clear(&query);
     return rc;
+}
+
+/* Whether the version can be searched when the visit is over. */
+static int searches_detached(const published_search *s)
+{
+    return !s->is_last && !s->in_visits;
+}
+
+static int begin_detached(published_search *s, char **message)
+{
+    return begin_search(s, &s->detached, &s->search, s->depth, message);
 }
 
 /* Take the version of a visit. */
@@ -95,13 +110,12 @@ static int take_version(published_search *s, visit *v, char **message)
     s->in_visits = !is_in_memory(s->detached.version);
     s->looks_up = s->in_visits || ids_are_elsewhere(&v->snapshot);
     s->is_last = s->detached.version->rows == 0;
-    if (s->is_last || s->in_visits)
-        return SQLITE_OK;
-    return begin_search(s, &s->detached, &s->search, s->depth, message);
+    return SQLITE_OK;
 }
 
 int published_search_open(publication *p, connection *visitor, vector *query, int64_t k,
-                          int64_t depth, published_search **out, char **message)
+                          int64_t depth, int may_approximate, published_search **out,
+                          char **message)
 {
     visit v;
     published_search *s = sqlite3_malloc64(sizeof *s);
@@ -112,13 +126,17 @@ int published_search_open(publication *p, connection *visitor, vector *query, in
                             .visitor = visitor,
                             .query = *query,
                             .k = k,
-                            .depth = depth};
+                            .depth = depth,
+                            .is_approximate =
+                                may_approximate && k >= 0 && *publication_definition(p)->kind.text};
     *query = (vector){0};
     int rc = visit_begin(&v, p, visitor, message);
     if (rc == SQLITE_OK) {
         rc = take_version(s, &v, message);
         visit_end(&v);
     }
+    if (rc == SQLITE_OK && searches_detached(s)) /* this may build an approximate index */
+        rc = begin_detached(s, message);
     if (rc == SQLITE_OK)
         return rc;
     published_search_close(s);
@@ -219,6 +237,8 @@ static int fill_in_visit(published_search *s, visit *v, char **message)
         return was_changed(s, message);
     if (is_new && s->batches == 0) { /* the rows changed since they were searched */
         rc = take_version(s, v, message);
+        if (rc == SQLITE_OK && searches_detached(s))
+            rc = begin_detached(s, message);
         if (rc == SQLITE_OK && !s->in_visits)
             rc = collect(s, &s->search, s->is_last ? 0 : next_batch(s), message);
     }

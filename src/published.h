@@ -16,9 +16,11 @@
 typedef struct published_search published_search;
 
 /* Begin a search for an ordinary connection, the visitor. Takes over *query. `k` is -1 for
-** all rows; `depth` rows are expected to be read, or WALK_UNKNOWN. */
+** all rows; `depth` rows are expected to be read, or WALK_UNKNOWN. An approximate index may
+** answer if `may_approximate`, and k is given. */
 int published_search_open(publication *p, connection *visitor, vector *query, int64_t k,
-                          int64_t depth, published_search **out, char **message);
+                          int64_t depth, int may_approximate, published_search **out,
+                          char **message);
 
 /* The next row and its id, whose bytes live until the next call: SQLITE_ROW, SQLITE_DONE, or
 ** an error with its message. */

@@ -234,7 +234,9 @@ static void let_go(const snapshot *s)
 
 void snapshot_detach(snapshot *s, snapshot *out)
 {
-    *out = (snapshot){.connection = s->asker, .version = index_retain(s->version)};
+    *out = (snapshot){.connection = s->asker,
+                      .version = index_retain(s->version),
+                      .kind = s->tracked->asked.kind};
 }
 
 void snapshot_close(snapshot *s)
@@ -598,12 +600,23 @@ int snapshot_index(snapshot *s, index_version **version, char **message)
     return rc;
 }
 
+static const index_kind *kind_of(const snapshot *s)
+{
+    return s->tracked ? &s->tracked->asked.kind : &s->kind;
+}
+
+/* Whether the version may be one of rows that are not committed. */
+static int is_private(const snapshot *s)
+{
+    return s->tracked && is_writing(s);
+}
+
 int snapshot_coverage(snapshot *s, coverage **out, char **message)
 {
-    const index_kind *kind = &s->tracked->asked.kind;
+    const index_kind *kind = kind_of(s);
     int rc = SQLITE_OK;
     if (*kind->text && !s->coverage && s->version->rows > 0)
-        rc = growth_coverage(s->version, kind, !is_writing(s), snapshot_poll, s, &s->coverage,
+        rc = growth_coverage(s->version, kind, !is_private(s), snapshot_poll, s, &s->coverage,
                              message);
     *out = s->coverage;
     return rc;
@@ -611,8 +624,8 @@ int snapshot_coverage(snapshot *s, coverage **out, char **message)
 
 void snapshot_improve(snapshot *s)
 {
-    if (s->coverage && !is_writing(s))
-        growth_improve(s->version, &s->tracked->asked.kind, s->coverage);
+    if (s->coverage && !is_private(s))
+        growth_improve(s->version, kind_of(s), s->coverage);
 }
 
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message)

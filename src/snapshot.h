@@ -22,6 +22,7 @@ typedef struct snapshot {
     live_state published; /* the last that was when the snapshot began; seq 0 if unknown */
     index_version *version;
     coverage *coverage;   /* of the version, by its approximate index; NULL for none */
+    index_kind kind;      /* of a detached one; see snapshot_detach() */
     const char *columns;  /* of a source_query, for the look-ups; set by the owner */
     sqlite3_stmt *lookup; /* a row by its key, standing on the row of lookup_key */
     int64_t lookup_key;

@@ -39,13 +39,13 @@ def build_under_test(monkeypatch):
 # ---- loading ----
 
 
-def opened(driver):
+def opened(driver, path=":memory:"):
     """The text of a program that opens `db` by a driver. A process can have one copy of SQLite
     with the extension, so that each driver has its own."""
     return {
-        "sqlite3": "import sqlite3; db = sqlite3.connect(':memory:')",
-        "apsw": "import apsw; db = apsw.Connection(':memory:')",
-        "sqlite_utils": "import sqlite_utils; db = sqlite_utils.Database(memory=True)",
+        "sqlite3": f"import sqlite3; db = sqlite3.connect({path!r})",
+        "apsw": f"import apsw; db = apsw.Connection({path!r})",
+        "sqlite_utils": f"import sqlite_utils; db = sqlite_utils.Database({path!r})",
     }[driver]
 
 
@@ -81,8 +81,8 @@ print(list(db.execute("SELECT faiss_search('shop', 'docs', '[1]', 1), faiss_unpu
 
 
 @pytest.mark.parametrize("driver", ["sqlite3", "apsw", "sqlite_utils"])
-def test_load_host(driver):
-    assert run_program(opened(driver) + HOST_LOADED) == "[('[]', 1)]"
+def test_load_host(driver, tmp_path):
+    assert run_program(opened(driver, str(tmp_path / "shop.db")) + HOST_LOADED) == "[('[]', 1)]"
 
 
 BOTH_COPIES = """

@@ -185,8 +185,8 @@ def test_views_and_tables_without_rowid(memory):
         assert project(memory, 2, table)[1] == pytest.approx(right, abs=1e-4)
 
 
-def test_through_a_host(connect):
-    host, visitor = database.host(), connect()
+def test_through_a_host(connect, tmp_path):
+    host, visitor = database.host(tmp_path / "shop.db"), connect()
     host.execute("CREATE TABLE docs(id TEXT, embedding BLOB)")
     for i, row in enumerate(made_up(50, 5)):
         host.execute("INSERT INTO docs VALUES (?, ?)", [f"id {i}", vector(*row)])

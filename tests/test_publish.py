@@ -179,12 +179,42 @@ def test_faiss_tables(host, visitor):
     )
 
 
-def test_databases_in_memory(visitor):
-    host = database.host()
+@pytest.mark.parametrize("path", [":memory:", "file:{}?cache=shared"])
+def test_only_tables_of_files(visitor, tmp_path, path):
+    host = database.host(path.format(tmp_path / "shared.db"), uri=True)
     fill(host, VECTORS)
-    publish(host, "notes", "docs")
-    assert search(visitor, QUERY, 5, "notes") == oracle.nearest(table(host), QUERY, 5)
+    assert failure(host, "SELECT faiss_publish('notes', 'docs')") == (
+        "main.docs is in a database in memory, or one with a shared cache: only tables of "
+        "ordinary files can be published"
+    )
+    assert search(host, QUERY, 5, "main") == oracle.nearest(table(host), QUERY, 5)
     host.close()
+
+
+def test_loaded_twice(host, visitor):
+    """The second time, by either name, changes nothing for what is in use."""
+    host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, metric=ip, id=slug)")
+    publish(host, "shop", "docs")
+    expected = search(host, QUERY, 5, "main", "docs_index")
+    under_way = host.execute("SELECT id FROM docs_index(?)", [QUERY])
+    first = next(under_way)
+    host.enable_load_extension(True)
+    for name in "sqlite3_faiss_init", "sqlite3_faiss_host_init":
+        host.execute("SELECT load_extension(?, ?)", [database.EXTENSION, name])
+        assert search(host, QUERY, 5, "main", "docs_index") == expected
+        assert search(visitor, QUERY, 5) == search(host, QUERY, 5, "main", "docs")
+    assert len({first, *under_way}) == len(VECTORS)
+
+
+def test_a_connection_becomes_a_host(connect, visitor, tmp_path):
+    connection = connect(tmp_path / "late.db")
+    fill(connection, VECTORS)
+    connection.enable_load_extension(True)
+    connection.execute(
+        "SELECT load_extension(?, 'sqlite3_faiss_host_init')", [database.EXTENSION]
+    )
+    publish(connection, "late", "docs")
+    assert search(visitor, QUERY, 5, "late") == oracle.nearest(table(connection), QUERY, 5)
 
 
 def test_empty_and_null(host, visitor):
@@ -227,6 +257,34 @@ def test_vectors_that_are_not_in_memory(host, visitor):
         assert failure(visitor, f"SELECT * FROM {call}") == (
             "the vectors of shop.big are not in memory: ask where its file is open"
         )
+
+
+def test_approximate_indexes(host, visitor):
+    """They answer visitors as they answer the host, who may have built them or not."""
+    random = numpy.random.default_rng(3)
+    vectors = random.normal(size=(5000, 32)).astype("f4")
+    host.execute("CREATE TABLE big(id INTEGER PRIMARY KEY, embedding BLOB)")
+    host.execute("BEGIN")
+    host.executemany("INSERT INTO big VALUES (?, ?)", enumerate(map(bytes, vectors), 1))
+    host.execute("COMMIT")
+    publish(host, "shop", "big", "index='IVF64,Flat', nprobe=1")
+    publish(host, "same", "big")
+    found = [search(visitor, bytes(query), 10, what="big") for query in vectors[:40]]
+    kind = "SELECT kind FROM faiss_indexes WHERE database = 'shop'"
+    assert scalar(visitor, kind) == scalar(host, kind.replace("shop", "main") + " AND kind <> 'Flat'")
+    assert scalar(visitor, kind) == "IVF64,Flat"
+    exact = [search(visitor, bytes(query), 10, "same", "big") for query in vectors[:40]]
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(found, exact)]
+    assert 0.1 < numpy.mean(shared) < 0.9  # one list of 64
+    assert found == [search(host, bytes(query), 10, "shop", "big") for query in vectors[:40]]
+    in_json = "SELECT faiss_search('shop', 'big', ?, 10)"
+    assert [json.loads(scalar(visitor, in_json, [bytes(query)])) for query in vectors[:40]] == [
+        [id for id, _ in answer] for answer in found
+    ]
+    stream = "SELECT id FROM faiss_search('shop', 'big', ?) LIMIT 10"
+    assert column(visitor, stream, [bytes(vectors[0])]) == [id for id, _ in exact[0]]
+    host.execute("DELETE FROM big WHERE id = 1")
+    assert 1 not in [id for id, _ in search(visitor, bytes(vectors[0]), 10, what="big")]
 
 
 # ---- freshness ----
@@ -485,15 +543,6 @@ def test_publishing_again_changes_the_options(host, visitor):
     publish(host, "shop", "docs", "metric=ip")
     assert search(visitor, QUERY, 2) == oracle.nearest(table(host), QUERY, 2, "ip")
     assert scalar(host, "SELECT faiss_unpublish('shop', 'DOCS')") == 1
-
-
-def test_loading_again_ends_what_was_published(host, visitor):
-    publish(host, "shop", "docs")
-    database.load(host)
-    rows(host, "SELECT 1")  # SQLite lets go of replaced modules with the next statement
-    assert "no such database: shop" in failure(
-        visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]
-    )
 
 
 def test_a_table_that_is_dropped(host, visitor):
