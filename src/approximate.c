@@ -16,12 +16,16 @@ struct approximate {
     index_kind kind;
     vector_metric metric;
     int dimension;
+    int is_small; /* it keeps prints instead of hashes */
     FaissIndex *faiss;
     int64_t count, room;
-    int64_t *keys;
-    uint64_t *hashes;
-    uint32_t *table; /* places by hash, counted from 1: open addressing, at most half full */
-    uint64_t mask;   /* its size less 1 */
+    int64_t first_key; /* keys are kept as what they are more than this, … */
+    int32_t *offsets;
+    int64_t *keys;    /* … or, if one of them is too far away, as they are: one is NULL */
+    uint64_t *hashes; /* or the upper halves of them: one is NULL */
+    uint32_t *prints;
+    uint32_t *table; /* places by hash, counted from 1: open addressing, at most 4/5 full */
+    uint64_t slots;  /* of the table */
 };
 
 /* Vectors of the metric cosine have length 1: there the nearest by l2 are the same, and
@@ -65,20 +69,48 @@ int approximate_takes(const float *x, int dimension)
 
 /* ---- rows by hash ---- */
 
-static uint64_t table_size(int64_t rows)
+static uint32_t print_of(uint64_t hash)
 {
-    uint64_t size = 64;
-    while (size < 2 * (uint64_t)rows)
-        size *= 2;
-    return size;
+    return (uint32_t)(hash >> 32);
+}
+
+static uint32_t print_at(const approximate *a, int64_t place)
+{
+    return a->prints ? a->prints[place] : print_of(a->hashes[place]);
+}
+
+static int has_hash(const approximate *a, int64_t place, uint64_t hash)
+{
+    return a->prints ? a->prints[place] == print_of(hash) : a->hashes[place] == hash;
+}
+
+/* Where in the table to begin to look for a row. */
+static uint64_t table_start(const approximate *a, uint32_t print)
+{
+    return print * a->slots >> 32;
+}
+
+static uint64_t table_next(const approximate *a, uint64_t i)
+{
+    return i + 1 == a->slots ? 0 : i + 1;
 }
 
 static void table_put(approximate *a, int64_t place)
 {
-    uint64_t i = a->hashes[place] & a->mask;
+    uint64_t i = table_start(a, print_at(a, place));
     while (a->table[i])
-        i = (i + 1) & a->mask;
+        i = table_next(a, i);
     a->table[i] = (uint32_t)place + 1;
+}
+
+/* An array of so many rows in the place of another; *rc is set when memory is short, and the
+** array is then as it was. */
+static void *lengthen(void *array, int64_t rows, size_t size, int *rc)
+{
+    void *longer = sqlite3_realloc64(array, (sqlite3_uint64)rows * size);
+    if (!longer)
+        *rc = SQLITE_NOMEM;
+    return longer ? longer : array;
 }
 
 /* Make room for so many rows in all. */
@@ -88,34 +120,92 @@ static int reserve(approximate *a, int64_t rows)
         return SQLITE_OK;
     if (rows >= INT32_MAX)
         return SQLITE_TOOBIG;
-    uint64_t size = table_size(rows);
-    int64_t *keys = sqlite3_realloc64(a->keys, (sqlite3_uint64)rows * sizeof *keys);
-    if (keys)
-        a->keys = keys;
-    uint64_t *hashes = sqlite3_realloc64(a->hashes, (sqlite3_uint64)rows * sizeof *hashes);
-    if (hashes)
-        a->hashes = hashes;
-    uint32_t *table = sqlite3_malloc64(size * sizeof *table);
-    if (!keys || !hashes || !table) {
+    uint64_t slots = (uint64_t)rows + (uint64_t)rows / 4 + 1;
+    uint32_t *table = sqlite3_malloc64(slots * sizeof *table);
+    int rc = table ? SQLITE_OK : SQLITE_NOMEM;
+    if (a->keys)
+        a->keys = lengthen(a->keys, rows, sizeof *a->keys, &rc);
+    else
+        a->offsets = lengthen(a->offsets, rows, sizeof *a->offsets, &rc);
+    if (a->is_small)
+        a->prints = lengthen(a->prints, rows, sizeof *a->prints, &rc);
+    else
+        a->hashes = lengthen(a->hashes, rows, sizeof *a->hashes, &rc);
+    if (rc != SQLITE_OK) {
         sqlite3_free(table);
-        return SQLITE_NOMEM;
+        return rc;
     }
     sqlite3_free(a->table);
-    memset(table, 0, size * sizeof *table);
+    memset(table, 0, slots * sizeof *table);
     a->table = table;
-    a->mask = size - 1;
+    a->slots = slots;
     a->room = rows;
     for (int64_t place = 0; place < a->count; place++)
         table_put(a, place);
     return SQLITE_OK;
 }
 
+int64_t approximate_key(const approximate *a, int64_t place)
+{
+    return a->keys ? a->keys[place] : a->first_key + a->offsets[place];
+}
+
+/* Keep keys as they are from now on. */
+static int widen_keys(approximate *a)
+{
+    int64_t *keys = sqlite3_malloc64((sqlite3_uint64)(a->room + 1) * sizeof *keys);
+    if (!keys)
+        return SQLITE_NOMEM;
+    for (int64_t place = 0; place < a->count; place++)
+        keys[place] = approximate_key(a, place);
+    sqlite3_free(a->offsets);
+    a->offsets = NULL;
+    a->keys = keys;
+    return SQLITE_OK;
+}
+
+/* Whether a key is kept as its distance from the first one. */
+static int is_near(const approximate *a, int64_t key)
+{
+    uint64_t from_least = (uint64_t)key - (uint64_t)a->first_key + (uint64_t)INT32_MAX;
+    return from_least <= UINT32_MAX - 1u;
+}
+
+/* Put a row behind the others; there is room. */
+static int put_row(approximate *a, int64_t key, uint64_t hash)
+{
+    if (a->count == 0)
+        a->first_key = key;
+    if (!a->keys && !is_near(a, key)) {
+        int rc = widen_keys(a);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    if (a->keys)
+        a->keys[a->count] = key;
+    else
+        a->offsets[a->count] = (int32_t)(key - a->first_key);
+    if (a->is_small)
+        a->prints[a->count] = print_of(hash);
+    else
+        a->hashes[a->count] = hash;
+    table_put(a, a->count++);
+    return SQLITE_OK;
+}
+
+/* The hash of a row, as far as it is kept. */
+static uint64_t hash_at(const approximate *a, int64_t place)
+{
+    return a->prints ? (uint64_t)a->prints[place] << 32 : a->hashes[place];
+}
+
 int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64_t after)
 {
     int passed = after < 0;
-    for (uint64_t i = hash & a->mask; a->table[i]; i = (i + 1) & a->mask) {
+    for (uint64_t i = table_start(a, print_of(hash)); a->room && a->table[i];
+         i = table_next(a, i)) {
         int64_t place = (int64_t)a->table[i] - 1;
-        if (passed && a->hashes[place] == hash && a->keys[place] == key)
+        if (passed && has_hash(a, place, hash) && approximate_key(a, place) == key)
             return place;
         passed |= place == after;
     }
@@ -124,7 +214,8 @@ int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64
 
 /* ---- making it ---- */
 
-static approximate *allocate(const index_kind *kind, vector_metric metric, int dimension)
+static approximate *allocate(const index_kind *kind, vector_metric metric, int dimension,
+                             int is_small)
 {
     approximate *a = sqlite3_malloc64(sizeof *a);
     if (!a)
@@ -134,6 +225,7 @@ static approximate *allocate(const index_kind *kind, vector_metric metric, int d
     a->kind = *kind;
     a->metric = metric;
     a->dimension = dimension;
+    a->is_small = is_small;
     return a;
 }
 
@@ -153,11 +245,11 @@ static int begin(approximate *a, int rc, int64_t rows, approximate **out, char *
     return rc;
 }
 
-int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int64_t rows,
-                     approximate **out, char **message)
+int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int is_small,
+                     int64_t rows, approximate **out, char **message)
 {
     *out = NULL;
-    approximate *a = allocate(kind, metric, dimension);
+    approximate *a = allocate(kind, metric, dimension, is_small);
     if (!a)
         return SQLITE_NOMEM;
     int rc = make(kind, metric, dimension, &a->faiss, message);
@@ -169,20 +261,16 @@ int approximate_open(const index_kind *kind, vector_metric metric, int dimension
 static int copy_rows(approximate *a, const approximate *from, int64_t rows)
 {
     int rc = reserve(a, rows > from->count ? rows : from->count);
-    if (rc != SQLITE_OK)
-        return rc;
-    memcpy(a->keys, from->keys, (size_t)from->count * sizeof *a->keys);
-    memcpy(a->hashes, from->hashes, (size_t)from->count * sizeof *a->hashes);
-    for (a->count = 0; a->count < from->count; a->count++)
-        table_put(a, a->count);
-    return SQLITE_OK;
+    for (int64_t place = 0; rc == SQLITE_OK && place < from->count; place++)
+        rc = put_row(a, approximate_key(from, place), hash_at(from, place));
+    return rc;
 }
 
 int approximate_open_from(const approximate *from, int empty, int64_t rows, approximate **out,
                           char **message)
 {
     *out = NULL;
-    approximate *a = allocate(&from->kind, from->metric, from->dimension);
+    approximate *a = allocate(&from->kind, from->metric, from->dimension, from->is_small);
     if (!a)
         return SQLITE_NOMEM;
     int code = faiss_shim_copy(from->faiss, &a->faiss);
@@ -258,12 +346,10 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
     segment_restore_threads(threads);
     if (code != 0)
         return segment_failure(code, message);
-    for (int i = 0; i < count; i++) {
-        a->keys[a->count] = keys[i];
-        a->hashes[a->count] = hashes[i];
-        table_put(a, a->count++);
-    }
-    return SQLITE_OK;
+    int rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < count; i++)
+        rc = put_row(a, keys[i], hashes[i]);
+    return rc;
 }
 
 approximate *approximate_retain(approximate *a)
@@ -278,8 +364,10 @@ void approximate_release(approximate *a)
         return;
     if (a->faiss)
         faiss_Index_free(a->faiss);
+    sqlite3_free(a->offsets);
     sqlite3_free(a->keys);
     sqlite3_free(a->hashes);
+    sqlite3_free(a->prints);
     sqlite3_free(a->table);
     sqlite3_free(a);
 }
@@ -296,17 +384,13 @@ int64_t approximate_count(const approximate *a)
     return a->count;
 }
 
-int64_t approximate_key(const approximate *a, int64_t place)
-{
-    return a->keys[place];
-}
-
 size_t approximate_bytes(const approximate *a)
 {
     size_t bytes = 0;
+    size_t row = (a->keys ? sizeof *a->keys : sizeof *a->offsets) +
+                 (a->is_small ? sizeof *a->prints : sizeof *a->hashes);
     faiss_shim_bytes(a->faiss, &bytes);
-    return bytes + sizeof *a + (size_t)a->room * (sizeof *a->keys + sizeof *a->hashes) +
-           (size_t)(a->mask + 1) * sizeof *a->table;
+    return bytes + sizeof *a + (size_t)a->room * row + (size_t)a->slots * sizeof *a->table;
 }
 
 static int is_allowed(const uint64_t *allowed, int64_t place)

@@ -23,9 +23,11 @@ int approximate_check(const index_kind *kind, vector_metric metric, int dimensio
 ** out of their memory at worst. */
 int approximate_takes(const float *x, int dimension);
 
-/* Begin one, with room for so many rows. One reference. */
-int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int64_t rows,
-                     approximate **out, char **message);
+/* Begin one, with room for so many rows. One reference. A small one keeps half of each hash:
+** some changed row may then, once in 2^32, be taken for what it was; it is proposed wrongly, but scored
+** by its vector. */
+int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int is_small,
+                     int64_t rows, approximate **out, char **message);
 
 /* Begin one with what another has learned and, unless `empty`, its rows. Takes the memory
 ** of both; linear. */

@@ -460,10 +460,12 @@ static int read_whole(reading *reading_of, const snapshot_state *state, index_ve
 int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
                 index_version **out, char **message)
 {
+    const definition *asked = &s->tracked->asked;
+    index_keeping little = *asked->kind.text ? INDEX_CODES : INDEX_LITTLE;
     reading r = {.snapshot = s,
                  .base = index_retain(base),
                  .strict = strict,
-                 .keeping = s->tracked->asked.low_memory ? INDEX_LITTLE : INDEX_VECTORS};
+                 .keeping = asked->low_memory ? little : INDEX_VECTORS};
     return read_whole(&r, state, out, message);
 }
 

@@ -36,7 +36,20 @@ static void cover_release(cover *c)
     if (!c || atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) != 1)
         return;
     sqlite3_free(c->missing);
+    sqlite3_free(c->places);
     sqlite3_free(c);
+}
+
+/* Forget the places where the first says it all. */
+static void shorten(cover *c, int count)
+{
+    c->first = c->places[0];
+    for (int slot = 0; slot < count; slot++) {
+        if (c->first < 0 || c->places[slot] != c->first + slot)
+            return;
+    }
+    sqlite3_free(c->places);
+    c->places = NULL;
 }
 
 /* Find each row of a segment. Without keys, equal rows take places one after the other:
@@ -44,12 +57,16 @@ static void cover_release(cover *c)
 static cover *cover_new(const segment *s, const approximate *a, uint64_t *taken)
 {
     int count = segment_count(s);
-    cover *c = sqlite3_malloc64(sizeof *c + (size_t)count * sizeof *c->places);
+    cover *c = sqlite3_malloc64(sizeof *c);
     if (!c)
         return NULL;
+    memset(c, 0, sizeof *c);
     atomic_init(&c->references, 1);
-    c->missing_count = 0;
-    c->missing = NULL;
+    c->places = sqlite3_malloc64((size_t)count * sizeof *c->places);
+    if (!c->places) {
+        cover_release(c);
+        return NULL;
+    }
     for (int slot = 0; slot < count; slot++) {
         int64_t key = taken ? 0 : segment_key(s, slot);
         int64_t place = approximate_find(a, key, segment_hash(s, slot), -1);
@@ -62,13 +79,14 @@ static cover *cover_new(const segment *s, const approximate *a, uint64_t *taken)
     }
     c->missing = sqlite3_malloc64(((size_t)c->missing_count + 1) * sizeof *c->missing);
     if (!c->missing) {
-        sqlite3_free(c);
+        cover_release(c);
         return NULL;
     }
     for (int slot = 0, i = 0; slot < count; slot++) {
         if (c->places[slot] < 0)
             c->missing[i++] = slot;
     }
+    shorten(c, count);
     return c;
 }
 
@@ -116,12 +134,13 @@ static void mark_segment(coverage *c, const cover *of, const dead_slots *dead, i
                          int allowed)
 {
     for (int slot = 0; slot < count; slot++) {
-        if (of->places[slot] < 0 || is_dead(dead, slot))
+        int32_t place = cover_place(of, slot);
+        if (place < 0 || is_dead(dead, slot))
             continue;
         if (allowed)
-            set_bit(c->allowed, of->places[slot]);
+            set_bit(c->allowed, place);
         else
-            clear_bit(c->allowed, of->places[slot]);
+            clear_bit(c->allowed, place);
     }
 }
 
@@ -190,7 +209,7 @@ static int note_positions(coverage *c, const index_version *v)
     memset(c->positions, 0, places * sizeof *c->positions);
     for (int i = 0; i < c->segment_count; i++) {
         for (int slot = 0; slot < segment_count(c->segments[i]); slot++) {
-            int32_t place = c->covers[i]->places[slot];
+            int32_t place = cover_place(c->covers[i], slot);
             if (place >= 0)
                 c->positions[place] = (uint32_t)(v->starts[i] + slot);
         }
@@ -250,6 +269,19 @@ int coverage_open(const index_version *v, approximate *a, const coverage *former
     else
         coverage_release(c);
     return rc;
+}
+
+size_t coverage_bytes(const coverage *c)
+{
+    size_t places = (size_t)approximate_count(c->of), pointers = 3 * sizeof(void *);
+    size_t bytes = sizeof *c + word_count(approximate_count(c->of)) * sizeof *c->allowed;
+    bytes += c->positions ? places * sizeof *c->positions : 0;
+    for (int i = 0; i < c->segment_count; i++) {
+        const cover *each = c->covers[i];
+        int slots = each->places ? segment_count(c->segments[i]) : 0;
+        bytes += pointers + sizeof *each + (size_t)(each->missing_count + slots) * sizeof(int32_t);
+    }
+    return bytes;
 }
 
 int64_t coverage_position(const coverage *c, const index_version *v, int64_t place)

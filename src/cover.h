@@ -16,8 +16,15 @@ typedef struct cover {
     atomic_int references;
     int missing_count;
     int32_t *missing; /* slots of those that are not there, in order */
-    int32_t places[]; /* of each slot, -1 where it is not there */
+    int32_t first;    /* of the slots' places, where they are in one row … */
+    int32_t *places;  /* … as in a fresh index; else of each slot, -1 where it is not there */
 } cover;
+
+/* The place of a slot, -1 where it is not there. */
+static inline int32_t cover_place(const cover *c, int slot)
+{
+    return c->places ? c->places[slot] : c->first + slot;
+}
 
 /* Immutable once made, shared by reference. */
 typedef struct coverage {
@@ -37,6 +44,9 @@ typedef struct coverage {
 int coverage_open(const index_version *v, approximate *a, const coverage *former, coverage **out);
 coverage *coverage_retain(coverage *c);
 void coverage_release(coverage *c);
+
+/* Bytes of memory, covers that others share included. */
+size_t coverage_bytes(const coverage *c);
 
 /* The row of the version at a place that is one. */
 int64_t coverage_position(const coverage *c, const index_version *v, int64_t place);

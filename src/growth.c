@@ -25,6 +25,7 @@ typedef struct construction {
     float *vectors; /* of one piece, with keys and hashes */
     int64_t *keys;
     uint64_t *hashes;
+    int read, found; /* rows of the piece: taken from the list, and those that are there */
 } construction;
 
 struct growth {
@@ -82,7 +83,8 @@ static int list_rows(construction *c, const coverage *lacking)
         return SQLITE_NOMEM;
     for (int s = 0; s < v->segment_count; s++) {
         for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
-            if (index_is_dead(v, s, slot) || (lacking && lacking->covers[s]->places[slot] >= 0))
+            if (index_is_dead(v, s, slot) ||
+                (lacking && cover_place(lacking->covers[s], slot) >= 0))
                 continue;
             c->todo[c->count++] = (uint32_t)(v->starts[s] + slot);
         }
@@ -103,20 +105,85 @@ static void shuffle(uint32_t *todo, int64_t count)
     }
 }
 
-/* Copy the vector at a position, whose place is told as well. */
-static int copy_vector(const index_version *v, int64_t position, float *to, int *s, int *slot,
-                       char **message)
+/* Read the vectors of `count` slots of a segment, as far as they are there: where they are not in
+** memory, rows may have changed since the construction began, and are left out. *found of
+** them, whose slots come to the front. */
+static int read_slots(const segment *s, const vector_reader *reader, int64_t *slots, int count,
+                      float *to, int *found, char **message)
 {
-    index_locate(v, position, s, slot);
-    const float *x = segment_vector(v->segments[*s], *slot);
-    memcpy(to, x, (size_t)v->dimension * sizeof *x);
-    if (approximate_takes(x, v->dimension))
-        return SQLITE_OK;
-    return set_message(message, sqlite3_mprintf("vectors longer than 1e15"));
+    size_t d = (size_t)segment_dimension(s);
+    int rc = segment_read(s, reader, slots, count, to, message);
+    *found = rc == SQLITE_OK ? count : 0;
+    if (rc != SQLITE_MISMATCH)
+        return rc;
+    rc = SQLITE_OK;
+    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        slots[*found] = slots[i];
+        rc = segment_read(s, reader, &slots[i], 1, to + (size_t)*found * d, message);
+        *found += rc == SQLITE_OK;
+        rc = rc == SQLITE_MISMATCH ? SQLITE_OK : rc;
+    }
+    return rc;
 }
 
-/* Train on rows from all over the list, always the same ones. */
-static int train(construction *c, const index_kind *kind, index_check *check, void *argument,
+/* Rows of a version that are read together. */
+enum { RUN_MOST = 256 };
+
+/* The first rows of a list that are in one segment, one behind the other: how many. */
+static int find_run(const index_version *v, const uint32_t *positions, int64_t count, int *s,
+                    int64_t *slots)
+{
+    int slot, n = 0;
+    index_locate(v, positions[0], s, &slot);
+    int64_t begin = v->starts[*s], end = begin + segment_count(v->segments[*s]);
+    while (n < count && n < RUN_MOST && positions[n] >= begin && positions[n] < end &&
+           (n == 0 || positions[n] > positions[n - 1])) {
+        slots[n] = positions[n] - begin;
+        n++;
+    }
+    return n;
+}
+
+/* Read the vectors at some positions, *found of them, with keys and hashes where these are not
+** NULL. An error where FAISS may not see one of them. */
+static int read_rows(const index_version *v, const vector_reader *reader, const uint32_t *positions,
+                     int64_t count, float *vectors, int64_t *keys, uint64_t *hashes, int *found,
+                     char **message)
+{
+    size_t d = (size_t)v->dimension;
+    int64_t slots[RUN_MOST];
+    int rc = SQLITE_OK, s, there;
+    *found = 0;
+    for (int64_t i = 0; rc == SQLITE_OK && i < count;) {
+        int n = find_run(v, positions + i, count - i, &s, slots);
+        float *to = vectors + (size_t)*found * d;
+        rc = read_slots(v->segments[s], reader, slots, n, to, &there, message);
+        for (int j = 0; rc == SQLITE_OK && j < there; j++) {
+            if (!approximate_takes(to + (size_t)j * d, v->dimension))
+                rc = set_message(message, sqlite3_mprintf("vectors longer than 1e15"));
+            if (keys) {
+                keys[*found + j] = v->kept_values ? 0 : segment_key(v->segments[s], (int)slots[j]);
+                hashes[*found + j] = segment_hash(v->segments[s], (int)slots[j]);
+            }
+        }
+        *found += rc == SQLITE_OK ? there : 0;
+        i += n;
+    }
+    return rc;
+}
+
+/* Places all over the list, always the same ones. */
+static void spread_sample(const construction *c, uint32_t *chosen, int64_t n)
+{
+    int64_t stride = c->count / n;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t off = (int64_t)((uint32_t)i * 2654435761u % (uint64_t)stride); /* Knuth's hash */
+        chosen[i] = c->todo[c->count * i / n + off];
+    }
+}
+
+/* Train on rows from all over the list. SQLITE_MISMATCH where the source has other ones. */
+static int train(construction *c, const index_kind *kind, const vector_reader *reader,
                  char **message)
 {
     size_t d = (size_t)c->from->dimension;
@@ -126,20 +193,20 @@ static int train(construction *c, const index_kind *kind, index_check *check, vo
         return SQLITE_OK;
     n = n < most ? n : most;
     float *sample = sqlite3_malloc64((sqlite3_uint64)n * d * sizeof *sample);
-    if (!sample)
-        return SQLITE_NOMEM;
-    int rc = SQLITE_OK, s, slot;
-    int64_t stride = c->count / n;
-    for (int64_t i = 0; rc == SQLITE_OK && i < n; i++) {
-        int64_t off = (int64_t)((uint32_t)i * 2654435761u % (uint64_t)stride); /* Knuth's hash */
-        rc = copy_vector(c->from, c->todo[c->count * i / n + off], sample + (size_t)i * d, &s,
-                         &slot, message);
+    uint32_t *chosen = sqlite3_malloc64((sqlite3_uint64)n * sizeof *chosen);
+    int found, rc = sample && chosen ? SQLITE_OK : SQLITE_NOMEM;
+    if (rc == SQLITE_OK) {
+        spread_sample(c, chosen, n);
+        rc = read_rows(c->from, reader, chosen, n, sample, NULL, NULL, &found, message);
     }
-    if (rc == SQLITE_OK && check)
-        rc = check(argument, message);
+    if (rc == SQLITE_OK && found < n)
+        rc = SQLITE_MISMATCH;
+    if (rc == SQLITE_OK && reader->check)
+        rc = reader->check(reader->argument, message);
     if (rc == SQLITE_OK)
-        rc = approximate_train(c->made, sample, (int)n, check, argument, message);
+        rc = approximate_train(c->made, sample, (int)n, reader->check, reader->argument, message);
     sqlite3_free(sample);
+    sqlite3_free(chosen);
     return rc;
 }
 
@@ -156,20 +223,14 @@ static int make_room(construction *c)
 /* Begin: where there is an index, with what it has learned; where `lacking` says which
 ** rows it lacks, with its rows, too. */
 static int construction_open(const index_version *v, const index_kind *kind,
-                             const approximate *like, const coverage *lacking, index_check *check,
-                             void *argument, construction **out, char **message)
+                             const approximate *like, const coverage *lacking,
+                             const vector_reader *reader, construction **out, char **message)
 {
     *out = NULL;
     construction *c = sqlite3_malloc64(sizeof *c);
     if (!c)
         return SQLITE_NOMEM;
     memset(c, 0, sizeof *c);
-    for (int i = 0; i < v->segment_count; i++) {
-        if (!segment_has_vectors(v->segments[i])) {
-            sqlite3_free(c);
-            return set_message(message, sqlite3_mprintf("the vectors are not in memory"));
-        }
-    }
     c->from = rows_of(v);
     int learned = like && (lacking || kind->is_trained);
     int rc = c->from ? list_rows(c, lacking) : SQLITE_NOMEM;
@@ -177,9 +238,10 @@ static int construction_open(const index_version *v, const index_kind *kind,
         rc = approximate_open_from(like, !lacking, c->count + (lacking ? lacking->covered : 0),
                                    &c->made, message);
     else if (rc == SQLITE_OK)
-        rc = approximate_open(kind, v->metric, v->dimension, c->count, &c->made, message);
+        rc = approximate_open(kind, v->metric, v->dimension, v->keeping == INDEX_CODES, c->count,
+                              &c->made, message);
     if (rc == SQLITE_OK && !learned)
-        rc = train(c, kind, check, argument, message);
+        rc = train(c, kind, reader, message);
     if (rc == SQLITE_OK && kind->links)
         shuffle(c->todo, c->count);
     if (rc == SQLITE_OK)
@@ -191,21 +253,20 @@ static int construction_open(const index_version *v, const index_kind *kind,
     return rc;
 }
 
-/* Add the next piece. */
-static int construction_step(construction *c, char **message)
+/* Read the next piece, which is then to be added. */
+static int read_piece(construction *c, const vector_reader *reader, char **message)
 {
-    const index_version *v = c->from;
-    size_t d = (size_t)v->dimension;
-    int n = 0, rc = SQLITE_OK, s, slot;
-    for (; rc == SQLITE_OK && n < c->slice && c->next + n < c->count; n++) {
-        rc = copy_vector(v, c->todo[c->next + n], c->vectors + (size_t)n * d, &s, &slot, message);
-        c->keys[n] = v->kept_values ? 0 : segment_key(v->segments[s], slot);
-        c->hashes[n] = segment_hash(v->segments[s], slot);
-    }
-    c->next += n;
-    if (rc != SQLITE_OK)
-        return rc;
-    return n ? approximate_add(c->made, c->vectors, c->keys, c->hashes, n, message) : SQLITE_OK;
+    int64_t left = c->count - c->next;
+    c->read = left < c->slice ? (int)left : c->slice;
+    return read_rows(c->from, reader, c->todo + c->next, c->read, c->vectors, c->keys, c->hashes,
+                     &c->found, message);
+}
+
+static int add_piece(construction *c, char **message)
+{
+    c->next += c->read;
+    return c->found ? approximate_add(c->made, c->vectors, c->keys, c->hashes, c->found, message)
+                    : SQLITE_OK;
 }
 
 /* ---- what versions share ---- */
@@ -284,20 +345,30 @@ static void install(growth *g)
     construction_free(c);
 }
 
-/* Do all that is left of what is under way. */
-static int finish(growth *g, index_check *check, void *argument, char **message)
+/* Add the next piece; what cannot be gone on with is freed. */
+static int step(growth *g, const vector_reader *reader, char **message)
 {
-    construction *c = g->under_way;
+    int rc = read_piece(g->under_way, reader, message);
+    if (rc == SQLITE_INTERRUPT)
+        return rc;
+    if (rc == SQLITE_OK)
+        rc = add_piece(g->under_way, message);
+    if (rc != SQLITE_OK) { /* FAISS may have stopped half way */
+        construction_free(g->under_way);
+        g->under_way = NULL;
+    }
+    return rc;
+}
+
+/* Do all that is left of what is under way. */
+static int finish(growth *g, const vector_reader *reader, char **message)
+{
     int rc = SQLITE_OK;
-    while (rc == SQLITE_OK && c->next < c->count) {
-        note_progress(g, c);
-        rc = construction_step(c, message);
-        if (rc != SQLITE_OK) { /* FAISS may have stopped half way */
-            construction_free(c);
-            g->under_way = NULL;
-        } else if (check) {
-            rc = check(argument, message);
-        }
+    while (rc == SQLITE_OK && g->under_way->next < g->under_way->count) {
+        note_progress(g, g->under_way);
+        rc = step(g, reader, message);
+        if (rc == SQLITE_OK && reader->check)
+            rc = reader->check(reader->argument, message);
     }
     if (rc == SQLITE_OK)
         install(g);
@@ -326,18 +397,18 @@ static int keep_failure(growth *g, int rc, char **message)
 }
 
 /* Build the first one, or go on with it. */
-static int build_first(growth *g, index_version *v, const index_kind *kind, index_check *check,
-                       void *argument, char **message)
+static int build_first(growth *g, index_version *v, const index_kind *kind,
+                       const vector_reader *reader, char **message)
 {
     int rc = SQLITE_OK;
     if (!g->under_way) {
         pthread_mutex_lock(&g->lock);
         g->total = v->rows;
         pthread_mutex_unlock(&g->lock);
-        rc = construction_open(v, kind, NULL, NULL, check, argument, &g->under_way, message);
+        rc = construction_open(v, kind, NULL, NULL, reader, &g->under_way, message);
     }
     if (rc == SQLITE_OK)
-        rc = finish(g, check, argument, message);
+        rc = finish(g, reader, message);
     return keep_failure(g, rc, message);
 }
 
@@ -387,15 +458,15 @@ static int find_coverage(growth *g, index_version *v, coverage **out, int *faile
     return rc;
 }
 
-int growth_coverage(index_version *v, const index_kind *kind, int may_build, index_check *check,
-                    void *argument, coverage **out, char **message)
+int growth_coverage(index_version *v, const index_kind *kind, int may_build,
+                    const vector_reader *reader, coverage **out, char **message)
 {
     growth *g = v->tuning->growth;
     int failed, rc = find_coverage(g, v, out, &failed);
     if (rc != SQLITE_OK || *out || failed || !may_build || v->rows < kind->rows_least ||
         !take_turn(g))
         return rc;
-    rc = build_first(g, v, kind, check, argument, message);
+    rc = build_first(g, v, kind, reader, message);
     end_turn(g);
     return rc == SQLITE_OK ? find_coverage(g, v, out, &failed) : rc;
 }
@@ -414,7 +485,8 @@ static int is_mostly_dead(const coverage *c)
     return (places - c->covered) * 100 > places * DEAD_SHARE;
 }
 
-void growth_improve(index_version *v, const index_kind *kind, const coverage *c)
+void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
+                    const vector_reader *reader)
 {
     growth *g = v->tuning->growth;
     char *message = NULL;
@@ -427,63 +499,65 @@ void growth_improve(index_version *v, const index_kind *kind, const coverage *c)
     /* Only who has the turn replaces the current one. */
     int anew = is_mostly_dead(c), wants = anew || c->missing > missing_allowed(v);
     if (!g->under_way && c->of == g->current && wants)
-        rc =
-            construction_open(v, kind, c->of, anew ? NULL : c, NULL, NULL, &g->under_way, &message);
+        rc = construction_open(v, kind, c->of, anew ? NULL : c, reader, &g->under_way, &message);
     if (rc == SQLITE_OK && g->under_way)
-        rc = construction_step(g->under_way, &message);
-    if (rc != SQLITE_OK)
-        give_up(g, message);
-    else if (g->under_way && g->under_way->next == g->under_way->count)
+        rc = step(g, reader, &message);
+    if (rc == SQLITE_OK && g->under_way && g->under_way->next == g->under_way->count)
         install(g);
-    else if (g->under_way)
+    else
         note_progress(g, g->under_way);
+    if (rc == SQLITE_ERROR) { /* else the next search tries */
+        give_up(g, message);
+        message = NULL;
+    }
+    sqlite3_free(message);
     end_turn(g);
 }
 
-static int wait_for_turn(growth *g, index_check *check, void *argument, char **message)
+static int wait_for_turn(growth *g, const vector_reader *reader, char **message)
 {
     const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
     int rc = SQLITE_OK;
     while (rc == SQLITE_OK && !take_turn(g)) {
         nanosleep(&pause, NULL);
-        rc = check(argument, message);
+        rc = reader->check(reader->argument, message);
     }
     return rc;
 }
 
 /* With the turn: build what the version needs. */
 static int complete(growth *g, index_version *v, const index_kind *kind, int anew,
-                    index_check *check, void *argument, char **message)
+                    const vector_reader *reader, char **message)
 {
     coverage *c = NULL;
     int failed, rc = SQLITE_OK;
     if (g->under_way && !anew)
-        rc = finish(g, check, argument, message);
+        rc = finish(g, reader, message);
     if (rc == SQLITE_OK && !anew)
         rc = find_coverage(g, v, &c, &failed);
     int is_complete = c && c->missing == 0 && c->covered == approximate_count(c->of);
     if (rc == SQLITE_OK && !is_complete) {
         construction_free(g->under_way);
         int grows = c && c->covered == approximate_count(c->of);
-        rc = construction_open(v, kind, c ? c->of : NULL, grows ? c : NULL, check, argument,
-                               &g->under_way, message);
+        rc = construction_open(v, kind, c ? c->of : NULL, grows ? c : NULL, reader, &g->under_way,
+                               message);
         if (rc == SQLITE_OK)
-            rc = finish(g, check, argument, message);
+            rc = finish(g, reader, message);
     }
     coverage_release(c);
     return rc;
 }
 
-int growth_complete(index_version *v, const index_kind *kind, int anew, index_check *check,
-                    void *argument, char **message)
+int growth_complete(index_version *v, const index_kind *kind, int anew, const vector_reader *reader,
+                    char **message)
 {
     growth *g = v->tuning->growth;
     if (v->rows < kind->rows_least)
         return SQLITE_OK;
-    int rc = wait_for_turn(g, check, argument, message);
+    int rc = wait_for_turn(g, reader, message);
     if (rc != SQLITE_OK)
         return rc;
-    rc = complete(g, v, kind, anew, check, argument, message);
+    rc = complete(g, v, kind, anew, reader, message);
     rc = keep_failure(g, rc, message);
     end_turn(g);
     return rc;
@@ -520,7 +594,8 @@ size_t growth_bytes(const index_version *v)
 {
     growth *g = v->tuning->growth;
     pthread_mutex_lock(&g->lock);
-    size_t bytes = g->current ? g->bytes + (size_t)v->slots * sizeof(int32_t) : 0;
+    size_t bytes = g->current ? g->bytes : 0;
+    bytes += v->coverage ? coverage_bytes(v->coverage) : 0;
     pthread_mutex_unlock(&g->lock);
     return bytes;
 }

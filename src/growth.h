@@ -7,6 +7,10 @@
 ** that change later are scored one by one beside it. When they have become many, or many
 ** of its rows are gone, a copy or a new one is made, a piece after each search, and takes
 ** its place. An interrupted build goes on where it stopped.
+**
+** Vectors that are not in memory are read in the snapshot of whoever does a piece. Rows that are
+** gone or changed by then are left out: they are not of later versions either, and where they are, in an
+** older snapshot, they are scored beside the index.
 */
 #ifndef GROWTH_H
 #define GROWTH_H
@@ -24,18 +28,20 @@ void growth_forget_work(growth *g);
 
 /* What is covered of the version by the index there is. *out is NULL where there is none:
 ** too few rows, another thread is at it, or it may not be built (`may_build`). What FAISS
-** refuses is kept for growth_describe(). An error is an interrupt, or no memory. */
-int growth_coverage(index_version *v, const index_kind *kind, int may_build, index_check *check,
-                    void *argument, coverage **out, char **message);
+** refuses is kept for growth_describe(). An error is an interrupt, no memory, or the reader's: it
+** reads vectors that are not in memory, and is asked now and then whether to go on. */
+int growth_coverage(index_version *v, const index_kind *kind, int may_build,
+                    const vector_reader *reader, coverage **out, char **message);
 
 /* After a search: do the next piece, of some 20 ms, of what has to be done, if no
 ** other thread is at it. A copy is made in one piece. */
-void growth_improve(index_version *v, const index_kind *kind, const coverage *c);
+void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
+                    const vector_reader *reader);
 
 /* Have all rows of the version in the index, and no others; `anew`: trained again, too.
 ** Waits for whoever is at work. */
-int growth_complete(index_version *v, const index_kind *kind, int anew, index_check *check,
-                    void *argument, char **message);
+int growth_complete(index_version *v, const index_kind *kind, int anew, const vector_reader *reader,
+                    char **message);
 
 /* What answers searches now, for faiss_indexes: "HNSW32", or "Flat" and why. NULL when memory is
 ** short; the caller frees it. */

@@ -460,7 +460,8 @@ void index_builder_keep(index_builder *b, index_keeping keeping)
 
 int index_builder_wants_sample(const index_builder *b)
 {
-    return b->staging.count == 0 && index_is_undecided(b->made, b->rows);
+    return b->made->keeping == INDEX_LITTLE && b->staging.count == 0 &&
+           index_is_undecided(b->made, b->rows);
 }
 
 int index_builder_take_sample(index_builder *b, float *sample, int count, char **message)
@@ -484,9 +485,14 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
         if (rc == SQLITE_OK)
             rc = builder_stage(b, key, hash, values, embedding, message);
     }
-    if (rc == SQLITE_OK)
-        b->made->fingerprint += index_row_print(b->made, b->rows++, hash);
-    return rc;
+    if (rc != SQLITE_OK)
+        return rc;
+    b->made->fingerprint += index_row_print(b->made, b->rows++, hash);
+    /* Codes need no sample to be decided for. */
+    if (b->made->keeping == INDEX_CODES && b->staging_open && b->staging.count == 0 &&
+        index_is_undecided(b->made, b->rows))
+        return index_builder_take_sample(b, NULL, 0, message);
+    return SQLITE_OK;
 }
 
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message)

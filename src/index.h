@@ -44,9 +44,10 @@ typedef struct index_tuning {
     struct growth *growth;      /* the approximate index, where there is to be one */
 } index_tuning;
 
-/* What a version's segments keep: vectors, or as little as there can be, or keys and
+/* What a version's segments keep: vectors, or as little as there can be, or less where
+** there is an approximate index, which keeps codes, or keys and
 ** hashes alone, to compare rows by. */
-typedef enum index_keeping { INDEX_VECTORS, INDEX_LITTLE, INDEX_KEYS } index_keeping;
+typedef enum index_keeping { INDEX_VECTORS, INDEX_LITTLE, INDEX_CODES, INDEX_KEYS } index_keeping;
 
 typedef struct index_version {
     atomic_int references;

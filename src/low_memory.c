@@ -35,12 +35,18 @@ int index_is_undecided(const index_version *v, int64_t rows)
 {
     basis *b;
     int demanded;
-    return v->keeping == INDEX_LITTLE && rows > 0 && index_content(v, &b) == SEGMENT_VECTORS &&
-           rows >= rows_least(&demanded) && (demanded || basis_is_possible(v->dimension));
+    if ((v->keeping != INDEX_LITTLE && v->keeping != INDEX_CODES) || rows == 0 ||
+        index_content(v, &b) != SEGMENT_VECTORS || rows < rows_least(&demanded))
+        return 0;
+    return v->keeping == INDEX_CODES || demanded || basis_is_possible(v->dimension);
 }
 
 int index_decide(const index_version *v, float *sample, int count)
 {
+    if (v->keeping == INDEX_CODES) {
+        atomic_store(&v->tuning->number, 1); /* no sketches */
+        return SQLITE_OK;
+    }
     float *own = sample ? NULL : index_sample(v, &count);
     int rc = index_find_basis(v, sample ? sample : own, count);
     sqlite3_free(own);
@@ -88,9 +94,12 @@ const char *index_describe_memory(const index_version *v)
     case SEGMENT_SKETCH:
         return "low";
     case SEGMENT_KEYS:
+        if (v->keeping == INDEX_CODES)
+            return "low";
         return "low: each search reads the source, whose vectors no sketch tells apart";
     default:
-        return basis_is_possible(v->dimension) ? "low: vectors are kept, there are few rows"
-                                               : "low: vectors are kept, of few dimensions";
+        return v->keeping == INDEX_CODES || basis_is_possible(v->dimension)
+                   ? "low: vectors are kept, there are few rows"
+                   : "low: vectors are kept, of few dimensions";
     }
 }

@@ -8,6 +8,9 @@
 ** versions that come from one another: it gives a basis, and segments keep sketches; or it
 ** shows that none helps, and they keep keys and hashes alone, so that each search reads
 ** the source once.
+**
+** Those with an approximate index (INDEX_CODES) keep no sketches beside its codes: from that many
+** rows on, of any dimension, keys and hashes alone.
 */
 #ifndef LOW_MEMORY_H
 #define LOW_MEMORY_H

@@ -67,11 +67,12 @@ static int allow_set(probe *p, const row_set *set)
         return SQLITE_NOMEM;
     memset(p->allowed, 0, bytes);
     for (int s = 0; s < v->segment_count; s++) {
-        const int32_t *places = p->coverage->covers[s]->places;
+        const cover *of = p->coverage->covers[s];
         for (int slot = 0; slot < segment_count(v->segments[s]); slot++) {
-            if (places[slot] < 0 || !row_set_has(set, v->starts[s] + slot))
+            int32_t place = cover_place(of, slot);
+            if (place < 0 || !row_set_has(set, v->starts[s] + slot))
                 continue;
-            p->allowed[places[slot] / WORD_BITS] |= (uint64_t)1 << (places[slot] % WORD_BITS);
+            p->allowed[place / WORD_BITS] |= (uint64_t)1 << (place % WORD_BITS);
             p->places++;
         }
     }
@@ -145,13 +146,22 @@ static int is_given(const probe *p, int s, int slot)
     return p->given.bits && row_set_has(&p->given, p->version->starts[s] + slot);
 }
 
-/* Score a row, and put it on the list. */
-static int add_row(const probe *p, int s, int64_t slot, hit_list *to, char **message)
+/* Score some slots of one segment, and put those on the list that are no farther than `worst`. */
+static int add_slots(const probe *p, int s, const int64_t *slots, int count, float worst,
+                     hit_list *to, char **message)
 {
     const index_version *v = p->version;
-    index_hit hit = {0, s, (int)slot, index_key(v, s, (int)slot)};
-    int rc = segment_scores(v->segments[s], &p->reader, p->query, &slot, 1, &hit.score, message);
-    return rc == SQLITE_OK ? hits_add(to, &hit) : rc;
+    float *scores = sqlite3_malloc64(((sqlite3_uint64)count + 1) * sizeof *scores);
+    int rc =
+        scores ? segment_scores(v->segments[s], &p->reader, p->query, slots, count, scores, message)
+               : SQLITE_NOMEM;
+    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
+        if (walk_rank_of(v->metric, hit.score) <= worst)
+            rc = hits_add(to, &hit);
+    }
+    sqlite3_free(scores);
+    return rc;
 }
 
 /* The slots of one segment that the index lacks, as far as they are to come. */
@@ -182,18 +192,9 @@ static int add_missing(const probe *p, int64_t wanted, hit_list *to, char **mess
         if (most == 0)
             continue;
         int64_t *slots = sqlite3_malloc64((sqlite3_uint64)most * sizeof *slots);
-        float *scores = sqlite3_malloc64((sqlite3_uint64)most * sizeof *scores);
         int count = slots ? list_missing(p, s, slots) : 0;
-        rc = slots && scores ? segment_scores(v->segments[s], &p->reader, p->query, slots, count,
-                                              scores, message)
-                             : SQLITE_NOMEM;
-        for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-            index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
-            if (walk_rank_of(v->metric, hit.score) <= worst)
-                rc = hits_add(to, &hit);
-        }
+        rc = slots ? add_slots(p, s, slots, count, worst, to, message) : SQLITE_NOMEM;
         sqlite3_free(slots);
-        sqlite3_free(scores);
     }
     return rc;
 }
@@ -233,10 +234,38 @@ static int search_index(const probe *p, int64_t wanted, int64_t *places, float *
     }
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Score the rows at positions that are not yet given, segment by segment: in the order of the source,
+** where they are read from it. The array is changed. */
+static int add_positions(const probe *p, int64_t *positions, int64_t count, hit_list *to,
+                         char **message)
+{
+    const index_version *v = p->version;
+    int rc = SQLITE_OK, n;
+    qsort(positions, (size_t)count, sizeof *positions, compare_places);
+    for (int64_t i = 0, next; rc == SQLITE_OK && i < count; i = next) {
+        int s, slot;
+        index_locate(v, positions[i], &s, &slot);
+        int64_t end = v->starts[s] + segment_count(v->segments[s]);
+        int64_t *slots = positions + i;
+        for (next = i, n = 0; next < count && positions[next] < end; next++) {
+            int64_t at = positions[next] - v->starts[s];
+            if (!is_given(p, s, (int)at))
+                slots[n++] = at;
+        }
+        rc = add_slots(p, s, slots, n, INFINITY, to, message);
+    }
+    return rc;
+}
+
 /* Candidates from the index, scored by their vectors; those not yet given. */
 static int add_candidates(const probe *p, int64_t wanted, hit_list *to, char **message)
 {
-    const index_version *v = p->version;
     const approximate *a = p->coverage->of;
     int64_t found = 0, room = approximate_count(a);
     if (approximate_kind(a)->selects && wanted < room)
@@ -246,12 +275,11 @@ static int add_candidates(const probe *p, int64_t wanted, hit_list *to, char **m
     int rc = places && scores ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK)
         rc = search_index(p, wanted, places, scores, room, &found, message);
-    for (int64_t i = 0; rc == SQLITE_OK && i < found && i < wanted; i++) {
-        int s, slot;
-        index_locate(v, coverage_position(p->coverage, v, places[i]), &s, &slot);
-        if (!is_given(p, s, slot))
-            rc = add_row(p, s, slot, to, message);
-    }
+    found = found < wanted ? found : wanted;
+    for (int64_t i = 0; rc == SQLITE_OK && i < found; i++)
+        places[i] = coverage_position(p->coverage, p->version, places[i]);
+    if (rc == SQLITE_OK)
+        rc = add_positions(p, places, found, to, message);
     sqlite3_free(places);
     sqlite3_free(scores);
     return rc;

@@ -407,6 +407,11 @@ int segment_count(const segment *s)
     return s->count;
 }
 
+int segment_dimension(const segment *s)
+{
+    return s->dimension;
+}
+
 int64_t segment_key(const segment *s, int slot)
 {
     return s->keys[slot];

@@ -83,6 +83,7 @@ segment *segment_retain(segment *s);
 void segment_release(segment *s);
 
 int segment_count(const segment *s);
+int segment_dimension(const segment *s);
 int64_t segment_key(const segment *s, int slot);
 /* The slot of a key, -1 if there is none. Keys ascend. */
 int segment_find(const segment *s, int64_t key);

@@ -615,17 +615,18 @@ int snapshot_coverage(snapshot *s, coverage **out, char **message)
 {
     const index_kind *kind = kind_of(s);
     int rc = SQLITE_OK;
+    vector_reader reader = vector_reader_of(s);
     if (*kind->text && !s->coverage && s->version->rows > 0)
-        rc = growth_coverage(s->version, kind, !is_private(s), snapshot_poll, s, &s->coverage,
-                             message);
+        rc = growth_coverage(s->version, kind, !is_private(s), &reader, &s->coverage, message);
     *out = s->coverage;
     return rc;
 }
 
 void snapshot_improve(snapshot *s)
 {
+    vector_reader reader = vector_reader_of(s);
     if (s->coverage && !is_private(s))
-        growth_improve(s->version, kind_of(s), s->coverage);
+        growth_improve(s->version, kind_of(s), s->coverage, &reader);
 }
 
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message)
@@ -674,6 +675,21 @@ static void replace_held(index_version **held, const index_version *former, inde
     index_release((index_version *)former);
 }
 
+/* Complete the approximate index of the version, if there is to be one. */
+static int complete_growth(snapshot *s, int anew, char **message)
+{
+    const index_kind *kind = &s->tracked->asked.kind;
+    vector_reader reader = vector_reader_of(s);
+    index_version *v;
+    if (!*kind->text || s->version->rows == 0)
+        return SQLITE_OK;
+    int rc = growth_complete(s->version, kind, anew, &reader, message);
+    if (rc != SQLITE_MISMATCH)
+        return rc;
+    rc = snapshot_compare(s, &v, message);
+    return rc == SQLITE_OK ? growth_complete(v, kind, anew, &reader, message) : rc;
+}
+
 int snapshot_optimize(snapshot *s, int anew, char **message)
 {
     tracked_source *t = s->tracked;
@@ -688,8 +704,8 @@ int snapshot_optimize(snapshot *s, int anew, char **message)
         replace_held(&t->latest, former, ordered);
         replace_held(&t->draft, former, ordered);
     }
-    if (rc == SQLITE_OK && *t->asked.kind.text && ordered->rows > 0)
-        rc = growth_complete(ordered, &t->asked.kind, anew, snapshot_poll, s, message);
+    if (rc == SQLITE_OK)
+        rc = complete_growth(s, anew, message);
     index_release(former);
     return rc;
 }

@@ -207,12 +207,6 @@ static int check_kind(definition *d, char **message)
         rc = index_kind_parse(text, d->metric, &d->kind, message);
         d->kind.ef_construction = ef_construction;
     }
-    if (rc == SQLITE_OK && *d->kind.text && d->low_memory) {
-        return set_message(message,
-                           sqlite3_mprintf("memory=low: an approximate index (index=%s) is "
-                                           "built from vectors in memory",
-                                           d->kind.text));
-    }
     return rc == SQLITE_OK ? search_effort_check(&d->kind, &d->effort, message) : rc;
 }
 
