@@ -24,8 +24,8 @@ struct approximate {
     int64_t *keys;    /* … or, if one of them is too far away, as they are: one is NULL */
     uint64_t *hashes; /* or the upper halves of them: one is NULL */
     uint32_t *prints;
-    uint32_t *table; /* places by hash, counted from 1: open addressing, at most 4/5 full */
-    uint64_t slots;  /* of the table */
+    uint32_t *table; /* places by hash, counted from 1: open addressing, at most 4/5 full; */
+    uint64_t slots;  /* of the table; none as long as keys ascend from place to place */
 };
 
 /* Vectors of the metric cosine have length 1: there the nearest by l2 are the same, and
@@ -113,6 +113,22 @@ static void *lengthen(void *array, int64_t rows, size_t size, int *rc)
     return longer ? longer : array;
 }
 
+/* Find rows by a table from now on, with room for so many. */
+static int make_table(approximate *a, int64_t rows)
+{
+    uint64_t slots = (uint64_t)rows + (uint64_t)rows / 4 + 1;
+    uint32_t *table = sqlite3_malloc64(slots * sizeof *table);
+    if (!table)
+        return SQLITE_NOMEM;
+    sqlite3_free(a->table);
+    memset(table, 0, slots * sizeof *table);
+    a->table = table;
+    a->slots = slots;
+    for (int64_t place = 0; place < a->count; place++)
+        table_put(a, place);
+    return SQLITE_OK;
+}
+
 /* Make room for so many rows in all. */
 static int reserve(approximate *a, int64_t rows)
 {
@@ -120,9 +136,7 @@ static int reserve(approximate *a, int64_t rows)
         return SQLITE_OK;
     if (rows >= INT32_MAX)
         return SQLITE_TOOBIG;
-    uint64_t slots = (uint64_t)rows + (uint64_t)rows / 4 + 1;
-    uint32_t *table = sqlite3_malloc64(slots * sizeof *table);
-    int rc = table ? SQLITE_OK : SQLITE_NOMEM;
+    int rc = SQLITE_OK;
     if (a->keys)
         a->keys = lengthen(a->keys, rows, sizeof *a->keys, &rc);
     else
@@ -131,18 +145,11 @@ static int reserve(approximate *a, int64_t rows)
         a->prints = lengthen(a->prints, rows, sizeof *a->prints, &rc);
     else
         a->hashes = lengthen(a->hashes, rows, sizeof *a->hashes, &rc);
-    if (rc != SQLITE_OK) {
-        sqlite3_free(table);
-        return rc;
-    }
-    sqlite3_free(a->table);
-    memset(table, 0, slots * sizeof *table);
-    a->table = table;
-    a->slots = slots;
-    a->room = rows;
-    for (int64_t place = 0; place < a->count; place++)
-        table_put(a, place);
-    return SQLITE_OK;
+    if (rc == SQLITE_OK && a->table)
+        rc = make_table(a, rows);
+    if (rc == SQLITE_OK)
+        a->room = rows;
+    return rc;
 }
 
 int64_t approximate_key(const approximate *a, int64_t place)
@@ -181,6 +188,11 @@ static int put_row(approximate *a, int64_t key, uint64_t hash)
         if (rc != SQLITE_OK)
             return rc;
     }
+    if (!a->table && a->count > 0 && key <= approximate_key(a, a->count - 1)) {
+        int rc = make_table(a, a->room);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
     if (a->keys)
         a->keys[a->count] = key;
     else
@@ -189,7 +201,9 @@ static int put_row(approximate *a, int64_t key, uint64_t hash)
         a->prints[a->count] = print_of(hash);
     else
         a->hashes[a->count] = hash;
-    table_put(a, a->count++);
+    if (a->table)
+        table_put(a, a->count);
+    a->count++;
     return SQLITE_OK;
 }
 
@@ -199,11 +213,28 @@ static uint64_t hash_at(const approximate *a, int64_t place)
     return a->prints ? (uint64_t)a->prints[place] << 32 : a->hashes[place];
 }
 
+/* The place of a key where keys ascend, -1 if it is not there. */
+static int64_t find_key(const approximate *a, int64_t key)
+{
+    int64_t low = 0, high = a->count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (approximate_key(a, middle) < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < a->count && approximate_key(a, low) == key ? low : -1;
+}
+
 int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64_t after)
 {
+    if (!a->table) {
+        int64_t place = find_key(a, key);
+        return place > after && has_hash(a, place, hash) ? place : -1;
+    }
     int passed = after < 0;
-    for (uint64_t i = table_start(a, print_of(hash)); a->room && a->table[i];
-         i = table_next(a, i)) {
+    for (uint64_t i = table_start(a, print_of(hash)); a->table[i]; i = table_next(a, i)) {
         int64_t place = (int64_t)a->table[i] - 1;
         if (passed && has_hash(a, place, hash) && approximate_key(a, place) == key)
             return place;

@@ -112,6 +112,8 @@ static int read_slots(const segment *s, const vector_reader *reader, int64_t *sl
                       float *to, int *found, char **message)
 {
     size_t d = (size_t)segment_dimension(s);
+    if (!segment_has_vectors(s) && !reader->read)
+        return SQLITE_BUSY; /* another search does it */
     int rc = segment_read(s, reader, slots, count, to, message);
     *found = rc == SQLITE_OK ? count : 0;
     if (rc != SQLITE_MISMATCH)
@@ -349,7 +351,7 @@ static void install(growth *g)
 static int step(growth *g, const vector_reader *reader, char **message)
 {
     int rc = read_piece(g->under_way, reader, message);
-    if (rc == SQLITE_INTERRUPT)
+    if (rc == SQLITE_INTERRUPT || rc == SQLITE_BUSY)
         return rc;
     if (rc == SQLITE_OK)
         rc = add_piece(g->under_way, message);
@@ -468,6 +470,8 @@ int growth_coverage(index_version *v, const index_kind *kind, int may_build,
         return rc;
     rc = build_first(g, v, kind, reader, message);
     end_turn(g);
+    if (rc == SQLITE_BUSY) /* it cannot be built now: search exactly */
+        return SQLITE_OK;
     return rc == SQLITE_OK ? find_coverage(g, v, out, &failed) : rc;
 }
 
@@ -485,7 +489,7 @@ static int is_mostly_dead(const coverage *c)
     return (places - c->covered) * 100 > places * DEAD_SHARE;
 }
 
-void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
+void growth_improve(index_version *v, const index_kind *kind, const coverage *c, int may_begin,
                     const vector_reader *reader)
 {
     growth *g = v->tuning->growth;
@@ -498,7 +502,7 @@ void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
         return;
     /* Only who has the turn replaces the current one. */
     int anew = is_mostly_dead(c), wants = anew || c->missing > missing_allowed(v);
-    if (!g->under_way && c->of == g->current && wants)
+    if (!g->under_way && c->of == g->current && wants && may_begin)
         rc = construction_open(v, kind, c->of, anew ? NULL : c, reader, &g->under_way, &message);
     if (rc == SQLITE_OK && g->under_way)
         rc = step(g, reader, &message);

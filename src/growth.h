@@ -34,8 +34,9 @@ int growth_coverage(index_version *v, const index_kind *kind, int may_build,
                     const vector_reader *reader, coverage **out, char **message);
 
 /* After a search: do the next piece, of some 20 ms, of what has to be done, if no
-** other thread is at it. A copy is made in one piece. */
-void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
+** other thread is at it. A copy is made in one piece. `may_begin`: the version is the newest; what an
+** older snapshot lacks is no reason to change what the others search. */
+void growth_improve(index_version *v, const index_kind *kind, const coverage *c, int may_begin,
                     const vector_reader *reader);
 
 /* Have all rows of the version in the index, and no others; `anew`: trained again, too.

@@ -622,11 +622,21 @@ int snapshot_coverage(snapshot *s, coverage **out, char **message)
     return rc;
 }
 
+/* Whether nobody has a newer version than this snapshot's. */
+static int is_newest(const snapshot *s)
+{
+    uint64_t stamp;
+    index_version *current = s->tracked ? registry_current(s->tracked->shared, &stamp) : NULL;
+    int newest = !s->tracked || current == s->version;
+    index_release(current);
+    return newest;
+}
+
 void snapshot_improve(snapshot *s)
 {
     vector_reader reader = vector_reader_of(s);
     if (s->coverage && !is_private(s))
-        growth_improve(s->version, kind_of(s), s->coverage, &reader);
+        growth_improve(s->version, kind_of(s), s->coverage, is_newest(s), &reader);
 }
 
 int snapshot_index_in_order(snapshot *s, index_version **version, char **message)

@@ -39,7 +39,7 @@ typedef struct vector_reader {
 } vector_reader;
 
 /* The reader of a snapshot's source, whose rows must have rowids; valid until the
-** snapshot closes. */
+** snapshot closes. That of a detached one cannot read. */
 struct snapshot;
 vector_reader vector_reader_of(struct snapshot *s);
 
