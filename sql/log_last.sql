@@ -1,2 +1,2 @@
--- What names the state of a live source in this snapshot.
-SELECT seq, tag FROM {log} ORDER BY seq DESC LIMIT 1
+-- Whether there is a log, and it may be read.
+SELECT seq, row, tag FROM {log} ORDER BY seq DESC LIMIT 1

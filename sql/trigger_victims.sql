@@ -1,2 +1,2 @@
 -- The rows that a UNIQUE index would find.
-INSERT INTO {log}(row, tag) SELECT s.{rowid}, random() FROM {table} AS s WHERE {conflict};
+INSERT INTO {log}(row, tag) SELECT s.{rowid}, random() | 1 FROM {table} AS s WHERE {conflict};

@@ -350,7 +350,7 @@ static int catch_up(snapshot *s, const live_state *from, const live_state *to, i
                     char **message)
 {
     index_version *begun = *v, *changed = NULL;
-    if (!from->seq || (from->seq == to->seq && from->tag == to->tag))
+    if (!from->seq || live_state_equal(from, to))
         return SQLITE_OK;
     *v = NULL;
     int rc = build_changes(s, begun, from, to, NULL, &changed, message);
@@ -514,16 +514,17 @@ int build_changes(snapshot *s, index_version *base, const live_state *from, cons
                   const sqlite3_int64 *inserted, index_version **out, char **message)
 {
     *out = NULL;
-    sqlite3_int64 entries = to->seq - from->seq;
-    int many = entries > CHANGES_ALWAYS && entries > base->rows / CHANGES_SHARE;
+    int64_t most = base->rows / CHANGES_SHARE;
+    if (most < CHANGES_ALWAYS)
+        most = CHANGES_ALWAYS;
     /* Without rows the dimension is to be found; with malformed ones, which of them
     ** the log names is not known. */
-    if (many || base->rows == 0 || base->left_out || entries < 0)
+    if (to->seq - from->seq > most || base->rows == 0 || base->left_out || to->seq < from->seq)
         return SQLITE_OK;
     sqlite3_stmt *rows;
     int complete;
     int rc = storage_changes(s->connection->db, s->source, &s->tracked->log, from->seq, to->seq,
-                             inserted, &rows, &complete, message);
+                             most, inserted, &rows, &complete, message);
     if (rc != SQLITE_OK || !complete)
         return rc;
     index_version *changed = NULL;

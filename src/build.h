@@ -24,9 +24,9 @@ int build_whole(snapshot *s, index_version *base, int strict, const snapshot_sta
 ** another. A malformed row is an error. */
 int build_keys(snapshot *s, index_version **out, char **message);
 
-/* Read the rows that the log names behind `from`, whose version is `base`, up to its last entry
-** `to`. `inserted` may be NULL: one more row to look at. *out is NULL where that
-** cannot be done and the whole source must be read. */
+/* Read the rows that may differ between `from`, whose version is `base` and whose entry stands in
+** the log, and `to`, the state of the snapshot. `inserted` may be NULL: one more row to look at.
+** *out is NULL where that cannot be done and the whole source must be read. */
 int build_changes(snapshot *s, index_version *base, const live_state *from, const live_state *to,
                   const sqlite3_int64 *inserted, index_version **out, char **message);
 

@@ -326,16 +326,17 @@ index_version *registry_current(registry_entry *entry, uint64_t *stamp)
     return v;
 }
 
-static int same_state(const live_state *a, const live_state *b)
+int live_state_equal(const live_state *a, const live_state *b)
 {
-    return a->seq == b->seq && a->tag == b->tag && a->schema == b->schema;
+    return a->seq && a->seq == b->seq && a->tag == b->tag && a->run == b->run &&
+           a->schema == b->schema;
 }
 
 /* Which of the published versions has this state, -1 if none. */
 static int find_state(const registry_entry *e, const live_state *state)
 {
     for (int i = 0; i < e->published_count; i++) {
-        if (e->published[i].is_live && same_state(&e->published[i].state, state))
+        if (e->published[i].is_live && live_state_equal(&e->published[i].state, state))
             return i;
     }
     return -1;

@@ -65,13 +65,16 @@ int64_t registry_bytes_besides(const registry_entry *entry, int drop);
 
 /*
 ** What names a state of a live source: the last entry of its change log, whose tag
-** is random, and a fingerprint of what keeps the log (the table and the triggers as
-** the schema has them).
+** is random, a hash of the rows that this entry leaves open (storage.h), and a
+** fingerprint of what keeps the log (the table and the triggers as the schema has them).
 */
 typedef struct live_state {
     sqlite3_int64 seq, tag;
-    uint64_t schema;
+    uint64_t run, schema;
 } live_state;
+
+/* Whether both are names, and the same; a state with seq 0 has none. */
+int live_state_equal(const live_state *a, const live_state *b);
 
 /* The version published last with a reference for the caller, NULL if none.
 ** *stamp is that of the file when it was published. */

@@ -355,11 +355,6 @@ static int is_mid_statement(const snapshot *s)
 
 /* ---- by the change log ---- */
 
-static int same_live_state(const live_state *a, const live_state *b)
-{
-    return a->seq && a->seq == b->seq && a->tag == b->tag && a->schema == b->schema;
-}
-
 /* The name that the log gives to the snapshot's state; seq 0 where it has none. */
 static int read_live_state(snapshot *s, live_state *state, char **message)
 {
@@ -370,11 +365,10 @@ static int read_live_state(snapshot *s, live_state *state, char **message)
     /* Without a keeper nobody would finalize the statement before the connection closes. */
     sqlite3_stmt *once = NULL;
     int keeps = s->connection->watch_keeper != NULL;
-    int rc = storage_last(s->connection->db, &t->log, keeps ? &t->last_entry : &once, state);
+    int rc = storage_last(s->connection->db, s->source, &t->log, keeps ? &t->last_entry : &once,
+                          state, message);
     sqlite3_finalize(once);
-    if (rc == SQLITE_ROW || rc == SQLITE_DONE)
-        return SQLITE_OK;
-    return source_failure(s->connection->db, s->source, rc, message);
+    return rc;
 }
 
 /* Whether the draft's state has a name that still means it: the count of schema
@@ -388,9 +382,9 @@ static int draft_counts(const tracked_source *t)
 static index_version *find_version(const snapshot *s, const live_state *now)
 {
     const tracked_source *t = s->tracked;
-    if (same_live_state(&t->latest_live, now) && t->latest)
+    if (live_state_equal(&t->latest_live, now) && t->latest)
         return index_retain(t->latest);
-    if (draft_counts(t) && same_live_state(&t->draft_live, now))
+    if (draft_counts(t) && live_state_equal(&t->draft_live, now))
         return index_retain(t->draft);
     return registry_at(t->shared, now);
 }

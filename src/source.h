@@ -56,8 +56,8 @@ typedef enum source_statement {
     SOURCE_TEST_FILTER,     /* ?1: a rowid; a row if the filter allows it */
     SOURCE_EXPLAIN,         /* the program that reads it */
     SOURCE_FIRST_EMBEDDING, /* type and length of the first embedding */
-    SOURCE_LOG_CHANGES,     /* ?1: a number; rows that the log names behind it, and … */
-    SOURCE_LOG_TOUCHED,     /* … ?2: one more rowid */
+    SOURCE_LOG_STATE,       /* the last entry of the log and the rows of its run */
+    SOURCE_LOG_CHANGES,     /* ?1: a number; rows that the log names behind it, and ?2 */
     SOURCE_FIRST_ODD_ROW    /* ?1: a length; id, type and length of a row that differs */
 } source_statement;
 

@@ -27,6 +27,7 @@ typedef struct trigger_parts {
     int any_update;       /* an embedding or an id is generated */
     sqlite3_str *columns; /* of UPDATE OF: "a", "b" */
     sqlite3_str *checks;  /* statements that refuse malformed embeddings */
+    sqlite3_str *unfit;   /* whether one of these would: " OR …" */
     sqlite3_str *insert_victims, *update_victims;
     sqlite3_str *insert_found, *update_found, *rowids;
     sqlite3_str *unique_columns;
@@ -90,13 +91,16 @@ static int add_check(trigger_parts *p, const char *embedding, int dimension)
     char *length = dimension ? sqlite3_mprintf("length(NEW.%s) = %d", column, bytes)
                              : sqlite3_mprintf("length(NEW.%s) %% 4 = 0 AND length(NEW.%s) > 0",
                                                column, column);
-    char *check =
-        sql_text(SQL_TRIGGER_CHECK, "text", text, "embedding", column, "length", length, NULL);
+    char *unfit = sql_text(SQL_TRIGGER_UNFIT, "embedding", column, "length", length, NULL);
+    char *check = sql_text(SQL_TRIGGER_CHECK, "text", text, "unfit", unfit, NULL);
     int rc = check ? SQLITE_OK : SQLITE_NOMEM;
     const char *present = sqlite3_str_value(p->checks);
-    if (check && !(present && strstr(present, check)))
+    if (check && !(present && strstr(present, check))) {
         sqlite3_str_appendf(p->checks, "%s ", check);
+        sqlite3_str_appendf(p->unfit, " OR %s", unfit);
+    }
     sqlite3_free(check);
+    sqlite3_free(unfit);
     sqlite3_free(length);
     sqlite3_free(text);
     sqlite3_free(expected);
@@ -279,6 +283,7 @@ static void parts_clear(trigger_parts *p)
     sqlite3_free(sqlite3_str_finish(p->update_found));
     sqlite3_free(sqlite3_str_finish(p->columns));
     sqlite3_free(sqlite3_str_finish(p->checks));
+    sqlite3_free(sqlite3_str_finish(p->unfit));
     sqlite3_free(sqlite3_str_finish(p->insert_victims));
     sqlite3_free(sqlite3_str_finish(p->update_victims));
     sqlite3_free(sqlite3_str_finish(p->unique_columns));
@@ -312,6 +317,7 @@ static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
                          .log = log ? sql_quote(log) : NULL,
                          .columns = sqlite3_str_new(NULL),
                          .checks = sqlite3_str_new(NULL),
+                         .unfit = sqlite3_str_new(NULL),
                          .insert_victims = sqlite3_str_new(NULL),
                          .update_victims = sqlite3_str_new(NULL),
                          .insert_found = sqlite3_str_new(NULL),
@@ -328,9 +334,9 @@ static int parts_gather(sqlite3 *db, const source *s, trigger_parts *p)
         rc = gather_rowids(db, p);
     if (rc == SQLITE_OK && p->participants)
         rc = gather_conflicts(db, p);
-    sqlite3_str *const lists[] = {p->columns,        p->checks,        p->insert_victims,
-                                  p->update_victims, p->insert_found,  p->update_found,
-                                  p->rowids,         p->unique_columns};
+    sqlite3_str *const lists[] = {p->columns,        p->checks,         p->insert_victims,
+                                  p->update_victims, p->insert_found,   p->update_found,
+                                  p->rowids,         p->unique_columns, p->unfit};
     for (size_t i = 0; rc == SQLITE_OK && i < sizeof lists / sizeof *lists; i++)
         rc = sqlite3_str_errcode(lists[i]);
     return rc;
@@ -354,10 +360,12 @@ static int add_trigger(trigger_list *list, const trigger_parts *p, const char *s
     char *name = list->names[i] ? sql_quote(list->names[i]) : NULL;
     char *of = update_of(columns);
     const char *checks = sqlite3_str_length(p->checks) ? sqlite3_str_value(p->checks) : "";
-    list->bodies[i] = sql_text(template, "name", name, "table", p->table, "log", p->log, "rowid",
-                               p->source->rowid, "checks", checks, "columns", of, "victims",
-                               victims ? sqlite3_str_value(victims) : "", "trim", p->trim, "cut",
-                               p->cut, "found", found ? sqlite3_str_value(found) : "", NULL);
+    const char *unfit = sqlite3_str_length(p->unfit) ? sqlite3_str_value(p->unfit) : "";
+    list->bodies[i] =
+        sql_text(template, "name", name, "table", p->table, "log", p->log, "rowid",
+                 p->source->rowid, "checks", checks, "unfit", unfit, "columns", of, "victims",
+                 victims ? sqlite3_str_value(victims) : "", "trim", p->trim, "cut", p->cut, "found",
+                 found ? sqlite3_str_value(found) : "", NULL);
     sqlite3_free(name);
     sqlite3_free(of);
     return list->bodies[i] ? SQLITE_OK : SQLITE_NOMEM;
@@ -742,22 +750,38 @@ int storage_disarm(sqlite3 *db, const char *schema, const char *table, char **me
 
 /* ---- reading ---- */
 
-int storage_last(sqlite3 *db, const change_log *log, sqlite3_stmt **statement, live_state *state)
+/* What tells a row of a run from another that has its rowid: 0 only for none. */
+static uint64_t print_of(sqlite3_stmt *row)
 {
+    enum { KEY = 2, EMBEDDING };
+    int type = sqlite3_column_type(row, EMBEDDING);
+    if (sqlite3_column_type(row, KEY) == SQLITE_NULL)
+        return 0;
+    const void *embedding = sqlite3_column_blob(row, EMBEDDING);
+    int bytes = embedding ? sqlite3_column_bytes(row, EMBEDDING) : 0;
+    uint64_t hash = index_row_hash(sqlite3_column_int64(row, KEY), NULL, 0, embedding, bytes);
+    return index_row_hash((int64_t)hash, NULL, 0, &type, sizeof type) | 1;
+}
+
+int storage_last(sqlite3 *db, const source *s, const change_log *log, sqlite3_stmt **statement,
+                 live_state *state, char **message)
+{
+    enum { SEQ, TAG };
     int rc = SQLITE_OK;
+    source_query query = {.log = log->table};
     if (!*statement)
-        rc = sql_prepare(db, sql_text(SQL_LOG_LAST, "log", log->table, NULL), statement);
+        rc = source_prepare(db, s, SOURCE_LOG_STATE, &query, statement, message);
     if (rc != SQLITE_OK)
         return rc;
-    rc = sqlite3_step(*statement);
-    if (rc == SQLITE_ROW) {
-        state->seq = sqlite3_column_int64(*statement, 0);
-        if (state->seq < 0 || state->seq > SEQ_MOST)
-            state->seq = 0;
-        state->tag = sqlite3_column_int64(*statement, 1);
+    while ((rc = sqlite3_step(*statement)) == SQLITE_ROW) {
+        state->seq = sqlite3_column_int64(*statement, SEQ);
+        state->tag = sqlite3_column_int64(*statement, TAG);
+        state->run += print_of(*statement);
     }
+    if (state->seq < 0 || state->seq > SEQ_MOST)
+        state->seq = 0;
     int reset = sqlite3_reset(*statement);
-    return rc == SQLITE_ROW || rc == SQLITE_DONE ? rc : reset;
+    return rc == SQLITE_DONE ? SQLITE_OK : source_failure(db, s, reset, message);
 }
 
 int storage_has(sqlite3 *db, const change_log *log, const live_state *state, int *has)
@@ -774,32 +798,34 @@ int storage_has(sqlite3 *db, const change_log *log, const live_state *state, int
     return rc == SQLITE_ROW || rc == SQLITE_DONE ? finalized : rc;
 }
 
-/* Whether there is an entry with a row for every number behind `from` up to `to`. */
+/* Whether there is an entry with a row for every number behind `from` up to `to`, and these
+** stand for at most so many rows. */
 static int is_complete(sqlite3 *db, const change_log *log, sqlite3_int64 from, sqlite3_int64 to,
-                       int *complete)
+                       sqlite3_int64 most, int *complete)
 {
+    enum { ENTRIES, ROWS };
     sqlite3_stmt *span;
     *complete = 0;
     int rc = sql_prepare(db, sql_text(SQL_LOG_SPAN, "log", log->table, NULL), &span);
     if (rc == SQLITE_OK) {
         sqlite3_bind_int64(span, 1, from);
         rc = sqlite3_step(span);
-        *complete = rc == SQLITE_ROW && sqlite3_column_int64(span, 0) == to - from;
+        *complete = rc == SQLITE_ROW && sqlite3_column_int64(span, ENTRIES) == to - from &&
+                    sqlite3_column_int64(span, ROWS) <= most;
     }
     int finalized = sqlite3_finalize(span);
     return rc == SQLITE_ROW || rc == SQLITE_DONE ? finalized : rc;
 }
 
 int storage_changes(sqlite3 *db, const source *s, const change_log *log, sqlite3_int64 from,
-                    sqlite3_int64 to, const sqlite3_int64 *inserted, sqlite3_stmt **out,
-                    int *complete, char **message)
+                    sqlite3_int64 to, sqlite3_int64 most, const sqlite3_int64 *inserted,
+                    sqlite3_stmt **out, int *complete, char **message)
 {
     *out = NULL;
-    int rc = is_complete(db, log, from, to, complete);
+    int rc = is_complete(db, log, from, to, most, complete);
     if (rc == SQLITE_OK && *complete) {
         source_query query = {.log = log->table};
-        rc = source_prepare(db, s, inserted ? SOURCE_LOG_TOUCHED : SOURCE_LOG_CHANGES, &query, out,
-                            message);
+        rc = source_prepare(db, s, SOURCE_LOG_CHANGES, &query, out, message);
         if (rc != SQLITE_OK)
             return rc;
         sqlite3_bind_int64(*out, 1, from);

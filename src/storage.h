@@ -6,10 +6,19 @@
 ** The log of docs is docs_faiss_log(seq INTEGER PRIMARY KEY, row, tag): each entry
 ** names a rowid that was inserted, changed or deleted, or none (NULL) for "anything
 ** may have changed". `tag` is random, so that an entry that stands in two snapshots
-** with the same tag proves that one of them follows from the other. It is a ring of
-** about 65,536 entries. There is one for all faiss tables over a source; the
-** triggers are named docs_faiss_… and made from what these tables have in their
+** with the same tag proves that both follow from the state in which it was written. It
+** is a ring of about 65,536 entries. There is one for all faiss tables over a source;
+** the triggers are named docs_faiss_… and made from what these tables have in their
 ** shadow tables.
+**
+** Rows that are appended are not logged one by one. The entry of a row inserted at the
+** end of the table has an even tag (all others are odd) and begins a run: as long as it
+** is the last entry, inserts of its rowid and the 15 behind it are not logged. So
+**   - two states with the same last entry differ in these 16 rows at most, and what
+**     names a state is that entry with a hash of those of them that there are;
+**   - what changed since a state are the rows of all entries behind its own, and of its
+**     own if it begins a run, whether the one state follows from the other or both from
+**     that entry: a run may have gone on after a rollback, or in a copy of the file.
 */
 #ifndef STORAGE_H
 #define STORAGE_H
@@ -45,22 +54,24 @@ int storage_arm(sqlite3 *db, const source *s, int anew, char **message);
 /* The same for a source that may be gone. */
 int storage_disarm(sqlite3 *db, const char *schema, const char *table, char **message);
 
-/* The last entry of the log: SQLITE_ROW, SQLITE_DONE if it is empty, or an error
-** (the log may be gone). `statement` is prepared at the first call and kept there;
-** the caller finalizes it. state->schema is left alone. */
-int storage_last(sqlite3 *db, const change_log *log, sqlite3_stmt **statement, live_state *state);
+/* What the log calls this state of the source: its last entry, and the rows of the run that
+** this begins; reads up to 16 rows. *state, of which only the schema is set, is left so where
+** the log is empty. An error where the log is gone. `statement` is prepared at the first call
+** and kept there; the caller finalizes it. */
+int storage_last(sqlite3 *db, const source *s, const change_log *log, sqlite3_stmt **statement,
+                 live_state *state, char **message);
 
 /* Whether the entry stands in the log. */
 int storage_has(sqlite3 *db, const change_log *log, const live_state *state, int *has);
 
-/* The rows that the entries behind `from` up to the last (`to`) name, once each, by
-** rowid, as the source has them now: key, id, embedding, and whether the row is
-** there (STORAGE_COLUMN_PRESENT). `inserted` may be NULL: one more row to look at.
-** *complete is 0 where an entry is missing or names no row; then there is no
-** statement. Linear in the entries. */
+/* The rows that may differ between a state with the entry `from`, which stands in the log, and
+** this one, with the last entry `to`: once each, by rowid, as the source has them now: key, id,
+** embedding, and whether the row is there (STORAGE_COLUMN_PRESENT). `inserted` may be NULL: one
+** more row to look at. *complete is 0 where an entry is missing or names no row, or where they
+** are more than `most`; then there is no statement. Linear in the rows. */
 enum { STORAGE_COLUMN_PRESENT = SOURCE_COLUMN_FIRST };
 int storage_changes(sqlite3 *db, const source *s, const change_log *log, sqlite3_int64 from,
-                    sqlite3_int64 to, const sqlite3_int64 *inserted, sqlite3_stmt **out,
-                    int *complete, char **message);
+                    sqlite3_int64 to, sqlite3_int64 most, const sqlite3_int64 *inserted,
+                    sqlite3_stmt **out, int *complete, char **message);
 
 #endif

@@ -40,11 +40,18 @@ def blob(chance):
 def change(connection, chance):
     # One change, and the rows that it changes in the order in which triggers see them.
     row = chance.randint(1, 200)
-    kind = chance.choice(["insert", "update", "delete", "replace", "many", "move", "id"])
+    kind = chance.choice(["insert", "append", "update", "delete", "replace", "many", "move", "id"])
     if kind == "insert":
         row = chance.randint(4000, 10**9)
         connection.execute("INSERT OR IGNORE INTO docs VALUES (?, ?, ?)", [row, row // 2, blob(chance)])
         changed = [row] if connection.execute("SELECT changes()").fetchone()[0] else []
+    elif kind == "append":
+        # Not each row is logged then.
+        last = connection.execute("SELECT max(seq) FROM docs_faiss_log").fetchone()[0]
+        for _ in range(chance.randint(1, 20)):
+            connection.execute("INSERT INTO docs SELECT max(pk) + 1, ?, ? FROM docs", [row, blob(chance)])
+        changed = [row for row, in connection.execute(
+            "SELECT row FROM docs_faiss_log WHERE seq > ? ORDER BY seq", [last])]
     elif kind == "update":
         changed = rows(connection, "pk = ?", [row])
         connection.execute("UPDATE docs SET embedding = ? WHERE pk = ?", [blob(chance), row])
@@ -160,7 +167,7 @@ class Shells:
         lines = ["BEGIN IMMEDIATE;"]
         for _ in range(self.chance.randint(1, 8)):
             row, new = self.chance.randint(1, ROWS), vector(*(self.chance.randint(-3, 3) for _ in range(3))).hex()
-            condition = self.chance.choice([f"pk = {row}", f"pk % 25 = {row % 25}"])
+            condition = self.chance.choice([f"pk = {row}", f"pk % 25 = {row % 25} AND pk <= {ROWS}"])
             note = f"INSERT INTO audit(row) SELECT pk FROM docs WHERE {condition} ORDER BY pk;"
             lines.append(
                 self.chance.choice(
@@ -215,7 +222,8 @@ def make(path, journal):
     connection.execute("BEGIN")
     connection.executemany(
         "INSERT INTO docs VALUES (?, ?, ?)",
-        [(pk, pk // 2, vector(*(chance.randint(-3, 3) for _ in range(3)))) for pk in range(1, ROWS + 1)],
+        # Only what is inserted behind the last is not logged row by row.
+        [(pk, pk // 2, vector(*(chance.randint(-3, 3) for _ in range(3)))) for pk in (*range(1, ROWS + 1), 2 * 10**9)],
     )
     connection.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
     connection.execute("COMMIT")

@@ -425,6 +425,216 @@ def test_a_log_that_is_cut(two, how):
             assert_right(connection)
 
 
+# --- rows that are appended -----------------------------------------------------------------------
+# The log names the first of 16, and the others only as far as they are in the table.
+
+
+def append(connection, *lengths, first=None):
+    """Rows at the end of the table, their vectors as long as these."""
+    for place, length in enumerate(lengths):
+        rowid = "(SELECT max(rowid) + 1 FROM docs)" if first is None else first + place
+        connection.execute(
+            f"INSERT INTO docs(rowid, id, embedding) VALUES ({rowid}, {rowid}, ?)", [vector(0, length, 0)]
+        )
+
+
+def entries(connection):
+    return rows(connection, "SELECT row, tag % 2 = 0 FROM docs_faiss_log ORDER BY seq")
+
+
+LAYOUTS = ["id INTEGER PRIMARY KEY, embedding BLOB, u, n DEFAULT 1", ROWID_IS_NO_COLUMN]
+layouts = pytest.mark.parametrize("columns", LAYOUTS, ids=["id", "rowid"])
+
+
+@layouts
+def test_what_is_logged_of_appended_rows(open_file, columns):
+    connection = make(open_file(), columns)
+    add_index(connection)
+    append(connection, *range(40))
+    assert entries(connection)[1:] == [(5, 1), (21, 1), (37, 1)]
+    connection.execute("DELETE FROM docs WHERE rowid = 44")
+    append(connection, 1, 1)
+    assert entries(connection)[4:] == [(44, 0), (44, 1)]
+    connection.execute("DELETE FROM docs WHERE rowid = 10")
+    append(connection, 1, first=10)
+    append(connection, 1, first=100)
+    append(connection, 1, first=99)
+    append(connection, 1, first=116)
+    assert entries(connection)[6:] == [(10, 0), (10, 0), (100, 1), (99, 0), (116, 1)]
+    with pytest.raises(sqlite3.IntegrityError, match="docs.embedding must be NULL or a BLOB of 12 bytes"):
+        connection.execute("INSERT INTO docs(id, embedding) VALUES (200, x'00')")
+    assert_right(connection)
+    assert rows(connection, "PRAGMA integrity_check") == [("ok",)]
+
+
+FORMER_TRIGGER = (
+    "CREATE TRIGGER docs_faiss_insert AFTER INSERT ON docs BEGIN"
+    " INSERT INTO docs_faiss_log(row, tag) VALUES (NEW.rowid, random()); END"
+)
+
+
+@layouts
+def test_a_source_with_the_trigger_of_another_version(two, columns):
+    """It is compared until 'rebuild', whatever the tags in its log."""
+    connection, writer = two
+    make(connection, columns)
+    add_index(connection)
+    writer.execute("DROP TRIGGER docs_faiss_insert")
+    writer.execute(FORMER_TRIGGER)
+    for turn in range(6):
+        append(writer, turn)
+        assert_right(connection)
+    (live,), = rows(connection, "SELECT DISTINCT live FROM faiss_indexes")
+    assert live.startswith("no: the trigger docs_faiss_insert does not fit")
+    connection.execute("INSERT INTO docs_index(docs_index) VALUES ('rebuild')")
+    for turn in range(6):
+        append(writer, turn)
+        assert_right(connection)
+    assert rows(connection, "SELECT DISTINCT live FROM faiss_indexes") == [("yes",)]
+    assert len(entries(connection)) == 9
+
+
+@layouts
+@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize("begun", range(0, 18, 3))
+def test_rows_appended_again_after_a_rollback(two, columns, begun, searched):
+    """They have the numbers and the entry of others that were rolled back, which a search may have found."""
+    connection, writer = two
+    make(connection, columns)
+    add_index(connection)
+    append(writer, *[4] * begun)
+    assert_right(connection)
+    for turn in range(4):
+        writer.execute("BEGIN" if turn % 2 else "SAVEPOINT a")
+        writer.execute("SAVEPOINT b")
+        append(writer, turn, 2)
+        if searched:
+            assert_right(connection)
+        if turn % 2:
+            writer.execute("ROLLBACK TO b")
+            append(writer, 8, 1, turn)
+            assert_right(connection)
+        writer.execute("ROLLBACK" if turn % 2 else "ROLLBACK TO a")
+        assert_right(connection)
+        if not turn % 2:
+            writer.execute("RELEASE a")
+        append(writer, turn + 1)
+        assert_right(connection)
+
+
+@layouts
+@pytest.mark.parametrize("how", ["a file", "the same inode", "a backup"])
+def test_rows_appended_to_an_older_copy(tmp_path, open_file, columns, how):
+    """In both the log ends with the same entry, and its run has gone on differently."""
+    connection = make(open_file(), columns)
+    add_index(connection)
+    append(connection, 1, 2)
+    copy = plain(tmp_path / "copy.db")
+    connection.backup(copy)
+    copy.close()
+    kept = open_file() if how == "a backup" else None
+    for turn in range(6):
+        append(connection, *[turn + 3] * (1 + turn % 3))
+        assert_right(connection)
+        if kept:
+            assert_right(kept)
+            plain(tmp_path / "copy.db").backup(connection)
+        else:
+            connection.close()
+            if how == "a file":
+                (tmp_path / "docs.db").unlink()
+            shutil.copyfile(tmp_path / "copy.db", tmp_path / "docs.db")
+            connection = open_file()
+        if turn % 2:
+            assert_right(connection)
+
+
+@layouts
+def test_a_run_whose_rows_change_and_go(two, columns):
+    connection, writer = two
+    make(connection, columns, 20)
+    add_index(connection)
+    append(writer, 1, 2, 3)
+    for sql in (
+        "DELETE FROM docs WHERE rowid > 21", f"REPLACE INTO docs(rowid, id, embedding) VALUES (22, 22, {ZERO})",
+        "INSERT INTO docs(rowid, id, embedding) VALUES (23, 23, NULL)",
+        f"REPLACE INTO docs(rowid, id, embedding) VALUES (23, 23, {ZERO})",
+        f"REPLACE INTO docs(rowid, id, embedding) VALUES (23, 23, x'{QUERY.hex()}')",
+        "REPLACE INTO docs(rowid, id, embedding) VALUES (23, 23, NULL)",
+        f"INSERT INTO docs(rowid, id, embedding) VALUES (30, 30, {ZERO}), (25, 25, {ZERO}), (-4, -4, {ZERO})",
+        "UPDATE docs SET rowid = 24 WHERE rowid = 1", "UPDATE docs SET rowid = rowid + 50 WHERE rowid > 24",
+        f"INSERT INTO docs(rowid, id, embedding) VALUES (28, 28, {ZERO}), (81, 81, {ZERO}), (82, 82, {ZERO})",
+        "DELETE FROM docs", f"INSERT INTO docs(id, embedding) VALUES (1, {ZERO}), (2, {ZERO})",
+    ):
+        writer.execute("SAVEPOINT a")
+        writer.execute(sql)
+        assert_right(connection)
+        writer.execute("ROLLBACK TO a")
+        assert_right(connection)
+        writer.execute(sql)
+        assert_right(connection)
+        writer.execute("RELEASE a")
+        assert_right(connection)
+
+
+@layouts
+def test_runs_at_the_ends_of_the_numbers(two, columns):
+    """Behind the largest rowid SQLite draws them by chance."""
+    connection, writer = two
+    make(connection, columns)
+    add_index(connection)
+    for rowid in (-(2**63), 2**63 - 20, *range(2**63 - 18, 2**63)):
+        append(writer, rowid % 8, first=rowid)
+        assert_right(connection)
+        writer.execute("SAVEPOINT a")
+        writer.execute("DELETE FROM docs WHERE rowid = ?", [rowid])
+        assert_right(connection)
+        writer.execute("ROLLBACK TO a")
+        writer.execute("RELEASE a")
+    for length in range(3):
+        writer.execute("INSERT INTO docs(embedding) VALUES (?)", [vector(0, length, 0)])
+        assert_right(connection)
+
+
+def test_a_run_in_a_source_with_rows_left_out(two):
+    """Which malformed row came instead of which other row."""
+    connection, writer = two
+    make(connection)
+    add_index(connection, ", strict=off")
+    for value in (ZERO, "x'00'", "'text'", "3.5", "NULL", ZERO, "x''", f"x'{vector(1, 1, 1).hex()}'"):
+        for sql in (f"INSERT INTO docs(id, embedding) VALUES (9, {value})",
+                    f"REPLACE INTO docs(id, embedding) VALUES (9, {ZERO})",
+                    f"REPLACE INTO docs(id, embedding) VALUES (9, {value})", "DELETE FROM docs WHERE id = 9"):
+            writer.execute(sql)
+            sound = rows(connection, "SELECT id, embedding FROM docs WHERE typeof(embedding) = 'blob'"
+                                     " AND length(embedding) = 12")
+            assert rows(connection, "SELECT id, score FROM docs_index(?)", [QUERY]) == oracle.nearest(
+                [(id, id, blob) for id, blob in sound], QUERY)
+
+
+@layouts
+def test_transactions_held_open_within_a_run(open_file, columns):
+    """Each search for the first time after the run has gone on, or when its rows are others."""
+    writer = open_file()
+    writer.execute("PRAGMA journal_mode = wal").fetchone()
+    make(writer, columns)
+    add_index(writer)
+    readers = []
+    for turn in range(20):
+        readers.append(open_file())
+        readers[-1].execute("BEGIN")
+        rows(readers[-1], "SELECT count(*) FROM docs")
+        append(writer, turn % 5)
+        if turn % 7 == 6:
+            writer.execute("UPDATE docs SET embedding = ? WHERE rowid = 2", [vector(0, turn, 0)])
+        assert_right(writer, searches=[knn])
+        assert_right(readers[turn // 2], searches=[stream])
+    for reader in reversed(readers):
+        assert_right(reader)
+        reader.execute("COMMIT")
+        assert_right(reader, searches=[knn])
+
+
 # --- any sequence of states -----------------------------------------------------------------------
 
 WITHOUT_EXTENSION = 3
@@ -614,6 +824,20 @@ class LiveStates(RuleBasedStateMachine):
     def upsert(self, n, key, id, row, u, filter):
         tail = "ON CONFLICT DO UPDATE SET embedding = excluded.embedding, id = excluded.id"
         self.attempt(n, *self.insertion(key, id, row, u, filter, tail=tail))
+
+    @rule(n=who, id=keys, added=st.lists(vectors, min_size=1, max_size=20), end=st.sampled_from(["", "", "in vain"]))
+    def append(self, n, id, added, end):
+        """Rows at the end of the table, which are not logged one by one."""
+        if end and not self.attempt(n, "SAVEPOINT vain"):
+            return
+        for row in added:
+            self.attempt(n, "INSERT INTO {s}.docs(rowid, id, embedding, n) SELECT coalesce(max(rowid), 0) + 1,"
+                            " coalesce(max(rowid), 0) + 1, ?, 1 FROM {s}.docs", [self.blob(row)])
+        if end and self.connections[n].in_transaction:
+            if n != WITHOUT_EXTENSION:
+                self.look(n)
+            self.attempt(n, "ROLLBACK TO vain")
+            self.attempt(n, "RELEASE vain")
 
     @rule(n=who, key=keys, row=vectors)
     def update_embedding(self, n, key, row):

@@ -75,7 +75,8 @@ def write_docs(extension, path, vectors, index):
 # ---- bulk insert ----
 
 
-# What an insert does for a live index: the first words of the statements of its triggers.
+# What an insert does for a live index: the first words of the statements of its triggers. Those
+# run for a row that the last entry of the log does not stand for, or one that is malformed: "runs".
 PARTS = {"check": "SELECT RAISE", "log": "INSERT INTO", "cut": "DELETE FROM"}
 
 
@@ -103,16 +104,19 @@ class Insert:
         triggers = dict(connection.execute(find).fetchall())
         for name in triggers:
             connection.execute(f"DROP TRIGGER {name}")
-        head, body = re.fullmatch(
-            r"(.* BEGIN )(.*;) END", triggers["docs_faiss_insert"], re.DOTALL
+        head, runs, body = re.fullmatch(
+            r"(.*?)( WHEN .*) BEGIN (.*;) END", triggers["docs_faiss_insert"], re.DOTALL
         ).groups()
         statements = [statement.strip() for statement in body.split(";") if statement.strip()]
         kept = []
         for part in self.parts:
+            if part == "runs":
+                head += runs
+                continue
             found = [one for one in statements if one.startswith(PARTS[part])]
             assert len(found) == 1, f"the {part} of {triggers['docs_faiss_insert']}"
             kept += found
-        connection.execute(f"{head}{'; '.join(kept) or 'SELECT 1'}; END")
+        connection.execute(f"{head} BEGIN {'; '.join(kept) or 'SELECT 1'}; END")
 
 
 INSERTS = {
@@ -120,9 +124,10 @@ INSERTS = {
     "off": Insert("with a faiss table, live=off", "live=off"),
     "live": Insert("with a live faiss table", "live"),
     "nothing": Insert("  a trigger that does nothing", "live", parts=()),
-    "log": Insert("  the log", "live", parts=("log",)),
-    "check": Insert("  the log and the check of the length", "live", parts=("check", "log")),
-    "cut": Insert("  the log and its cutting", "live", parts=("log", "cut")),
+    "log": Insert("  a log of each row", "live", parts=("log",)),
+    "check": Insert("  a log of each row, and the check of the length", "live", parts=("check", "log")),
+    "cut": Insert("  a log of each row, and its cutting", "live", parts=("log", "cut")),
+    "runs": Insert("  the log by runs", "live", parts=("runs", "log")),
     "unique alone": Insert("with a UNIQUE column, the table alone", unique=True),
     "unique live": Insert("with a UNIQUE column and a live faiss table", "live", unique=True),
     "unique unguarded": Insert("  without the UNIQUE guard", "live", unique=True, guard=False),
