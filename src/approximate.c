@@ -26,6 +26,7 @@ struct approximate {
     uint32_t *prints;
     uint32_t *table; /* places by hash, counted from 1: open addressing, at most 4/5 full; */
     uint64_t slots;  /* of the table; none as long as keys ascend from place to place */
+    atomic_uint_fast64_t stored; /* the number by which it was loaded or stored, or 0 */
 };
 
 /* Vectors of the metric cosine have length 1: there the nearest by l2 are the same, and
@@ -253,6 +254,7 @@ static approximate *allocate(const index_kind *kind, vector_metric metric, int d
         return NULL;
     memset(a, 0, sizeof *a);
     atomic_init(&a->references, 1);
+    atomic_init(&a->stored, 0);
     a->kind = *kind;
     a->metric = metric;
     a->dimension = dimension;
@@ -401,6 +403,127 @@ void approximate_release(approximate *a)
     sqlite3_free(a->prints);
     sqlite3_free(a->table);
     sqlite3_free(a);
+}
+
+/* ---- as bytes ---- */
+
+/* Who reads or writes while FAISS does: its own error is no more than a symptom. */
+typedef struct transfer {
+    approximate_write *write;
+    approximate_read *read;
+    void *argument;
+    int rc;
+} transfer;
+
+static int write_on(void *argument, const void *bytes, size_t count)
+{
+    transfer *t = argument;
+    if (t->rc == SQLITE_OK)
+        t->rc = t->write(t->argument, bytes, count);
+    return t->rc;
+}
+
+static int read_on(void *argument, void *bytes, size_t count)
+{
+    transfer *t = argument;
+    if (t->rc == SQLITE_OK)
+        t->rc = t->read(t->argument, bytes, count);
+    return t->rc;
+}
+
+/* As bytes. */
+typedef struct row_bytes {
+    int64_t key;
+    uint64_t hash;
+} row_bytes;
+
+enum { ROWS_AT_ONCE = 1024 };
+
+static void save_rows(const approximate *a, transfer *t)
+{
+    row_bytes rows[ROWS_AT_ONCE];
+    for (int64_t place = 0, n; t->rc == SQLITE_OK && place < a->count; place += n) {
+        n = a->count - place < ROWS_AT_ONCE ? a->count - place : ROWS_AT_ONCE;
+        for (int64_t i = 0; i < n; i++)
+            rows[i] = (row_bytes){approximate_key(a, place + i), hash_at(a, place + i)};
+        write_on(t, rows, (size_t)n * sizeof *rows);
+    }
+}
+
+int approximate_save(const approximate *a, approximate_write *write, void *argument, char **message)
+{
+    transfer t = {.write = write, .argument = argument};
+    save_rows(a, &t);
+    int code = t.rc == SQLITE_OK ? faiss_shim_save(a->faiss, write_on, &t) : 0;
+    if (t.rc != SQLITE_OK)
+        return t.rc;
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+}
+
+/* Its rows, but not yet what FAISS has of them. */
+static int load_rows(approximate *a, int64_t count, transfer *t)
+{
+    row_bytes rows[ROWS_AT_ONCE];
+    int rc = reserve(a, count);
+    while (rc == SQLITE_OK && a->count < count) {
+        int64_t n = count - a->count < ROWS_AT_ONCE ? count - a->count : ROWS_AT_ONCE;
+        rc = read_on(t, rows, (size_t)n * sizeof *rows);
+        for (int64_t i = 0; rc == SQLITE_OK && i < n; i++)
+            rc = put_row(a, rows[i].key, rows[i].hash);
+    }
+    return rc;
+}
+
+static int load_index(approximate *a, transfer *t, char **message)
+{
+    FaissIndex *pattern;
+    int rc = make(&a->kind, a->metric, a->dimension, &pattern, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    int code = faiss_shim_load(read_on, t, &a->faiss);
+    if (t->rc != SQLITE_OK)
+        rc = t->rc;
+    else if (code != 0)
+        rc = segment_failure(code, message);
+    else if (!faiss_shim_resembles(a->faiss, pattern, a->count))
+        rc = set_message(message, sqlite3_mprintf("it holds another index than %s", a->kind.text));
+    faiss_Index_free(pattern);
+    return rc;
+}
+
+int approximate_load(const index_kind *kind, vector_metric metric, int dimension, int is_small,
+                     int64_t rows, uint64_t stored, approximate_read *read, void *argument,
+                     approximate **out, char **message)
+{
+    *out = NULL;
+    transfer t = {.read = read, .argument = argument};
+    approximate *a = allocate(kind, metric, dimension, is_small);
+    if (!a)
+        return SQLITE_NOMEM;
+    approximate_note_stored(a, stored);
+    int rc = load_rows(a, rows, &t);
+    if (rc == SQLITE_OK)
+        rc = load_index(a, &t, message);
+    if (rc == SQLITE_OK)
+        *out = a;
+    else
+        approximate_release(a);
+    return rc;
+}
+
+int approximate_is_small(const approximate *a)
+{
+    return a->is_small;
+}
+
+uint64_t approximate_stored(const approximate *a)
+{
+    return atomic_load(&a->stored);
+}
+
+void approximate_note_stored(approximate *a, uint64_t stored)
+{
+    atomic_store(&a->stored, stored);
 }
 
 /* ---- reading it ---- */

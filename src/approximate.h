@@ -45,6 +45,28 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
                     const uint64_t *hashes, int count, char **message);
 int approximate_slice(const approximate *a);
 
+/* Hand it over as bytes, piece by piece: key and hash of each row, or as much of it as a small one
+** keeps, and what FAISS writes of its index.
+** `write` returns SQLITE_OK, or what approximate_save() is to return. */
+typedef int approximate_write(void *argument, const void *bytes, size_t count);
+int approximate_save(const approximate *a, approximate_write *write, void *argument,
+                     char **message);
+
+/* Make one, small or not, of the bytes of one with `rows` rows, of the same kind, metric and
+** dimension (of a small one: a small one); known by `stored`, a number that no other has. FAISS trusts what it reads: the caller has verified it.
+** `read` hands over just so many of the next bytes. Where these bytes are of another index, an
+** SQLITE_ERROR that says so. */
+typedef int approximate_read(void *argument, void *bytes, size_t count);
+int approximate_load(const index_kind *kind, vector_metric metric, int dimension, int is_small,
+                     int64_t rows, uint64_t stored, approximate_read *read, void *argument,
+                     approximate **out, char **message);
+
+int approximate_is_small(const approximate *a);
+
+/* The number by which it was loaded or stored last; 0 for neither. */
+uint64_t approximate_stored(const approximate *a);
+void approximate_note_stored(approximate *a, uint64_t stored);
+
 approximate *approximate_retain(approximate *a);
 void approximate_release(approximate *a);
 

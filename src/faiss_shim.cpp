@@ -4,7 +4,9 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <typeinfo>
 
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexFlatCodes.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
@@ -72,6 +74,125 @@ struct byte_counter : faiss::IOWriter {
         return count;
     }
 };
+
+/* Hands what is written to a callback. */
+struct callback_writer : faiss::IOWriter {
+    faiss_shim_write *write;
+    void *argument;
+
+    size_t operator()(const void *bytes, size_t size, size_t count) override
+    {
+        return write(argument, bytes, size * count) == 0 ? count : 0;
+    }
+};
+
+struct callback_reader : faiss::IOReader {
+    faiss_shim_read *read;
+    void *argument;
+
+    size_t operator()(void *bytes, size_t size, size_t count) override
+    {
+        return read(argument, bytes, size * count) == 0 ? count : 0;
+    }
+};
+
+/* ---- whether a loaded index is what it should be ---- */
+
+bool is_whole(const faiss::IndexFlatCodes &codes)
+{
+    return codes.codes.size() == static_cast<size_t>(codes.ntotal) * codes.code_size;
+}
+
+/* Every link of the graph leads to one of its rows. */
+bool is_whole(const faiss::HNSW &h, size_t rows)
+{
+    if (h.levels.size() != rows || h.offsets.size() != rows + 1 || h.offsets[0] != 0 ||
+        h.offsets[rows] != h.neighbors.size())
+        return false;
+    int levels = static_cast<int>(h.cum_nneighbor_per_level.size()) - 1;
+    for (size_t i = 0; i < rows; i++) {
+        if (h.levels[i] < 1 || h.levels[i] > levels ||
+            h.offsets[i + 1] - h.offsets[i] !=
+                static_cast<size_t>(h.cum_nneighbor_per_level[static_cast<size_t>(h.levels[i])]))
+            return false;
+    }
+    for (size_t i = 0; i < h.neighbors.size(); i++) {
+        if (h.neighbors[i] < -1 || h.neighbors[i] >= static_cast<int64_t>(rows))
+            return false;
+    }
+    if (rows == 0)
+        return true;
+    return h.entry_point >= 0 && static_cast<size_t>(h.entry_point) < rows && h.max_level >= 0 &&
+           h.max_level < h.levels[static_cast<size_t>(h.entry_point)];
+}
+
+/* Every row is in one list, or some are in none and others in several: then it is found less,
+** or more than once, but is a row. */
+bool is_whole(const faiss::IndexIVF &ivf)
+{
+    size_t rows = 0;
+    const faiss::InvertedLists *lists = ivf.invlists;
+    if (!lists || !ivf.quantizer || lists->nlist != ivf.nlist ||
+        lists->code_size != ivf.code_size ||
+        static_cast<size_t>(ivf.quantizer->ntotal) != ivf.nlist)
+        return false;
+    for (size_t list = 0; list < ivf.nlist; list++) {
+        size_t count = lists->list_size(list);
+        faiss::InvertedLists::ScopedIds ids(lists, list);
+        for (size_t i = 0; i < count; i++) {
+            if (ids[i] < 0 || ids[i] >= ivf.ntotal)
+                return false;
+        }
+        rows += count;
+    }
+    return rows == static_cast<size_t>(ivf.ntotal);
+}
+
+bool resembles(const faiss::Index *loaded, const faiss::Index *pattern, faiss::idx_t rows);
+
+bool parts_resemble(const faiss::Index *loaded, const faiss::Index *pattern)
+{
+    if (auto *chain = dynamic_cast<const faiss::IndexPreTransform *>(loaded)) {
+        auto *like = static_cast<const faiss::IndexPreTransform *>(pattern);
+        if (chain->chain.size() != like->chain.size())
+            return false;
+        for (size_t i = 0; i < chain->chain.size(); i++) {
+            const faiss::VectorTransform &a = *chain->chain[i], &b = *like->chain[i];
+            if (a.d_in != b.d_in || a.d_out != b.d_out || !a.is_trained)
+                return false;
+        }
+        return resembles(chain->index, like->index, loaded->ntotal);
+    }
+    if (auto *graph = dynamic_cast<const faiss::IndexHNSW *>(loaded)) {
+        auto *like = static_cast<const faiss::IndexHNSW *>(pattern);
+        return is_whole(graph->hnsw, static_cast<size_t>(loaded->ntotal)) &&
+               graph->hnsw.cum_nneighbor_per_level == like->hnsw.cum_nneighbor_per_level &&
+               resembles(graph->storage, like->storage, loaded->ntotal);
+    }
+    if (auto *ivf = dynamic_cast<const faiss::IndexIVF *>(loaded)) {
+        auto *like = static_cast<const faiss::IndexIVF *>(pattern);
+        return ivf->nlist == like->nlist && ivf->code_size == like->code_size && is_whole(*ivf) &&
+               resembles(ivf->quantizer, like->quantizer, ivf->quantizer->ntotal);
+    }
+    auto *codes = dynamic_cast<const faiss::IndexFlatCodes *>(loaded);
+    return codes &&
+           codes->code_size == static_cast<const faiss::IndexFlatCodes *>(pattern)->code_size &&
+           is_whole(*codes);
+}
+
+/* FAISS reads back some flat indexes as what derives from them. */
+bool is_of_the_kind(const faiss::Index &loaded, const faiss::Index &pattern)
+{
+    return typeid(loaded) == typeid(pattern) || (dynamic_cast<const faiss::IndexFlat *>(&loaded) &&
+                                                 dynamic_cast<const faiss::IndexFlat *>(&pattern));
+}
+
+bool resembles(const faiss::Index *loaded, const faiss::Index *pattern, faiss::idx_t rows)
+{
+    return loaded && pattern && is_of_the_kind(*loaded, *pattern) && loaded->d == pattern->d &&
+           loaded->metric_type == pattern->metric_type && loaded->is_trained &&
+           loaded->ntotal == rows && parts_resemble(loaded, pattern);
+}
 
 /* Whom FAISS asks on this thread. */
 thread_local int (*wants_stop)(void *) = nullptr;
@@ -189,6 +310,32 @@ int faiss_shim_bytes(const FaissIndex *index, size_t *bytes)
         faiss::write_index(index_of(index), &counter);
         *bytes = counter.bytes;
     });
+}
+
+int faiss_shim_save(const FaissIndex *index, faiss_shim_write *write, void *argument)
+{
+    return caught([&] {
+        callback_writer writer;
+        writer.write = write;
+        writer.argument = argument;
+        faiss::write_index(index_of(index), &writer);
+    });
+}
+
+int faiss_shim_load(faiss_shim_read *read, void *argument, FaissIndex **out)
+{
+    *out = nullptr;
+    return caught([&] {
+        callback_reader reader;
+        reader.read = read;
+        reader.argument = argument;
+        *out = reinterpret_cast<FaissIndex *>(faiss::read_index(&reader));
+    });
+}
+
+int faiss_shim_resembles(const FaissIndex *loaded, const FaissIndex *pattern, int64_t rows)
+{
+    return resembles(index_of(loaded), index_of(pattern), rows) ? 1 : 0;
 }
 
 void faiss_shim_watch(int (*ask)(void *), void *argument)

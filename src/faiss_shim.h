@@ -1,7 +1,8 @@
 /*
 ** What FAISS's C API lacks: parameters of a single search (SearchParametersHNSW, those of
 ** IVF behind a transform), efConstruction, room made beforehand, copies of every kind of
-** index, and FAISS's way of asking whether to go on.
+** index, reading and writing by callbacks that know whom they serve, and FAISS's way of asking
+** whether to go on.
 **
 ** Returns are those of the C API: 0, or an error that faiss_get_last_error() tells of.
 */
@@ -34,6 +35,20 @@ int faiss_shim_copy(const FaissIndex *index, FaissIndex **out);
 
 /* The bytes that it would take in a file, which is about what it takes in memory. */
 int faiss_shim_bytes(const FaissIndex *index, size_t *bytes);
+
+/* Hand the index over as bytes, piece by piece, in the order in which faiss_shim_load() asks for
+** them. The callbacks return 0, or something else to end it, which is an error. */
+typedef int faiss_shim_write(void *argument, const void *bytes, size_t count);
+typedef int faiss_shim_read(void *argument, void *bytes, size_t count);
+int faiss_shim_save(const FaissIndex *index, faiss_shim_write *write, void *argument);
+
+/* Make an index of such bytes. FAISS trusts them: they must be those that were written. */
+int faiss_shim_load(faiss_shim_read *read, void *argument, FaissIndex **out);
+
+/* Whether an index that was loaded has so many rows and is made as `pattern` is, an empty one: the
+** same kinds of parts of the same sizes, whose numbers of rows agree and point nowhere else. A
+** pass over the links or the ids of lists. */
+int faiss_shim_resembles(const FaissIndex *loaded, const FaissIndex *pattern, int64_t rows);
 
 /* From now on FAISS's training asks, on this thread, whether to stop: between iterations
 ** and blocks of k-means. NULL: no more. */

@@ -8,6 +8,7 @@
 
 enum {
     DEAD_SHARE = 30,        /* percent of the places, beyond which it is made anew */
+    DEAD_ALLOWED_SHARE = 5, /* percent that 'optimize' leaves as they are */
     MISSING_SHARE = 20,     /* one row in so many, beyond which they are added … */
     MISSING_LEAST = 100,    /* … but not for fewer than this … */
     MISSING_MOST = 65536,   /* … and always for more than this */
@@ -31,12 +32,14 @@ typedef struct construction {
 struct growth {
     pthread_mutex_t lock; /* guards what follows, and `coverage` of the versions */
     approximate *current;
+    int is_loaded; /* and not made here */
     size_t bytes;
     coverage *latest;        /* the last that was made, to make the next one from */
     char *failure;           /* why FAISS did not make one */
     int64_t done, total;     /* rows of the construction */
     atomic_flag working;     /* a thread is at it … */
     construction *under_way; /* … which alone touches this */
+    int has_looked;          /* … and this: what is stored was loaded, or is of no use */
 };
 
 /* ---- a construction ---- */
@@ -325,17 +328,16 @@ static void give_up(growth *g, char *failure)
     sqlite3_free(former);
 }
 
-/* Put what is made in the place of what there was. */
-static void install(growth *g)
+/* Put an index in the place of what there was. */
+static void set_current(growth *g, approximate *made, int is_loaded)
 {
-    construction *c = g->under_way;
-    size_t bytes = approximate_bytes(c->made);
-    g->under_way = NULL;
+    size_t bytes = approximate_bytes(made);
     pthread_mutex_lock(&g->lock);
     approximate *former = g->current;
     coverage *latest = g->latest;
     char *failure = g->failure;
-    g->current = approximate_retain(c->made);
+    g->current = approximate_retain(made);
+    g->is_loaded = is_loaded;
     g->bytes = bytes;
     g->latest = NULL;
     g->failure = NULL;
@@ -344,6 +346,13 @@ static void install(growth *g)
     approximate_release(former);
     coverage_release(latest);
     sqlite3_free(failure);
+}
+
+static void install(growth *g)
+{
+    construction *c = g->under_way;
+    g->under_way = NULL;
+    set_current(g, c->made, 0);
     construction_free(c);
 }
 
@@ -460,19 +469,74 @@ static int find_coverage(growth *g, index_version *v, coverage **out, int *faile
     return rc;
 }
 
+/* Whether there is an index by now. */
+static int has_current(growth *g)
+{
+    pthread_mutex_lock(&g->lock);
+    int has = g->current != NULL;
+    pthread_mutex_unlock(&g->lock);
+    return has;
+}
+
+/* With the turn: take what is stored for the first one, if it has many of the rows. */
+static int load_first(growth *g, index_version *v, const growth_loader *load, char **message)
+{
+    enum { USEFUL_SHARE = 2 };
+    approximate *a = NULL;
+    coverage *c = NULL;
+    if (!load || g->has_looked || g->under_way || has_current(g))
+        return SQLITE_OK;
+    int rc = load->load(load->argument, &a, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    g->has_looked = 1;
+    if (a)
+        rc = coverage_open(v, a, NULL, &c);
+    if (c && c->covered >= v->rows / USEFUL_SHARE) {
+        set_current(g, a, 1);
+        keep(g, v, c);
+    }
+    coverage_release(c);
+    approximate_release(a);
+    return rc;
+}
+
 int growth_coverage(index_version *v, const index_kind *kind, int may_build,
-                    const vector_reader *reader, coverage **out, char **message)
+                    const growth_loader *load, const vector_reader *reader, coverage **out,
+                    char **message)
 {
     growth *g = v->tuning->growth;
     int failed, rc = find_coverage(g, v, out, &failed);
     if (rc != SQLITE_OK || *out || failed || !may_build || v->rows < kind->rows_least ||
         !take_turn(g))
         return rc;
-    rc = build_first(g, v, kind, reader, message);
+    rc = load_first(g, v, load, message);
+    if (rc == SQLITE_OK && !has_current(g))
+        rc = build_first(g, v, kind, reader, message);
     end_turn(g);
     if (rc == SQLITE_BUSY) /* it cannot be built now: search exactly */
         return SQLITE_OK;
     return rc == SQLITE_OK ? find_coverage(g, v, out, &failed) : rc;
+}
+
+int growth_restore(index_version *v, const index_kind *kind, const growth_loader *load,
+                   char **message)
+{
+    growth *g = v->tuning->growth;
+    if (v->rows < kind->rows_least || has_current(g) || !take_turn(g))
+        return SQLITE_OK;
+    int rc = load_first(g, v, load, message);
+    end_turn(g);
+    return rc;
+}
+
+approximate *growth_current(const index_version *v)
+{
+    growth *g = v->tuning->growth;
+    pthread_mutex_lock(&g->lock);
+    approximate *a = g->current ? approximate_retain(g->current) : NULL;
+    pthread_mutex_unlock(&g->lock);
+    return a;
 }
 
 /* ---- growing ---- */
@@ -518,6 +582,13 @@ void growth_improve(index_version *v, const index_kind *kind, const coverage *c,
     end_turn(g);
 }
 
+/* Whether it is not worth a write lock for the time of a build. */
+static int has_few_dead(const coverage *c)
+{
+    int64_t places = approximate_count(c->of);
+    return (places - c->covered) * 100 <= places * DEAD_ALLOWED_SHARE;
+}
+
 static int wait_for_turn(growth *g, const vector_reader *reader, char **message)
 {
     const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
@@ -539,11 +610,10 @@ static int complete(growth *g, index_version *v, const index_kind *kind, int ane
         rc = finish(g, reader, message);
     if (rc == SQLITE_OK && !anew)
         rc = find_coverage(g, v, &c, &failed);
-    int is_complete = c && c->missing == 0 && c->covered == approximate_count(c->of);
-    if (rc == SQLITE_OK && !is_complete) {
+    int stays = c && has_few_dead(c);
+    if (rc == SQLITE_OK && !(stays && c->missing == 0)) {
         construction_free(g->under_way);
-        int grows = c && c->covered == approximate_count(c->of);
-        rc = construction_open(v, kind, c ? c->of : NULL, grows ? c : NULL, reader, &g->under_way,
+        rc = construction_open(v, kind, c ? c->of : NULL, stays ? c : NULL, reader, &g->under_way,
                                message);
         if (rc == SQLITE_OK)
             rc = finish(g, reader, message);
@@ -552,8 +622,8 @@ static int complete(growth *g, index_version *v, const index_kind *kind, int ane
     return rc;
 }
 
-int growth_complete(index_version *v, const index_kind *kind, int anew, const vector_reader *reader,
-                    char **message)
+int growth_complete(index_version *v, const index_kind *kind, int anew, const growth_loader *load,
+                    const vector_reader *reader, char **message)
 {
     growth *g = v->tuning->growth;
     if (v->rows < kind->rows_least)
@@ -561,8 +631,12 @@ int growth_complete(index_version *v, const index_kind *kind, int anew, const ve
     int rc = wait_for_turn(g, reader, message);
     if (rc != SQLITE_OK)
         return rc;
-    rc = complete(g, v, kind, anew, reader, message);
-    rc = keep_failure(g, rc, message);
+    if (!anew)
+        rc = load_first(g, v, load, message);
+    if (rc == SQLITE_OK) {
+        rc = complete(g, v, kind, anew, reader, message);
+        rc = keep_failure(g, rc, message);
+    }
     end_turn(g);
     return rc;
 }
@@ -592,6 +666,15 @@ char *growth_describe(const index_version *v, const index_kind *kind)
         told = sqlite3_mprintf("Flat, %s to be built", text);
     pthread_mutex_unlock(&g->lock);
     return told;
+}
+
+const char *growth_origin(const index_version *v)
+{
+    growth *g = v->tuning->growth;
+    pthread_mutex_lock(&g->lock);
+    const char *origin = !g->current ? NULL : g->is_loaded ? "checkpoint" : "built";
+    pthread_mutex_unlock(&g->lock);
+    return origin;
 }
 
 size_t growth_bytes(const index_version *v)

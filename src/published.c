@@ -102,6 +102,8 @@ static int begin_detached(published_search *s, char **message)
 static int take_version(published_search *s, visit *v, char **message)
 {
     int rc = snapshot_begin_search(&v->snapshot, s->query.dimension, message);
+    if (rc == SQLITE_OK && s->is_approximate)
+        rc = snapshot_load(&v->snapshot, message);
     if (rc != SQLITE_OK)
         return rc;
     search_close(&s->search);

@@ -553,6 +553,7 @@ int registry_list(registry_line **lines, int *count)
                                 .kind = *e->kind.text ? growth_describe(current, &e->kind)
                                                       : sqlite3_mprintf("Flat"),
                                 .memory = index_describe_memory(current),
+                                .origin = growth_origin(current),
                                 .live = sqlite3_mprintf("%s", e->live ? e->live : ""),
                                 .path = e->path ? sqlite3_mprintf("%s", e->path) : NULL,
                                 .users = e->users - e->offers,

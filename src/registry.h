@@ -130,6 +130,7 @@ typedef struct registry_line {
     double build_seconds;
     char *kind;         /* what answers searches now */
     const char *memory; /* what it keeps of vectors; static */
+    const char *origin; /* where its approximate index comes from; static, or NULL */
     char *live;         /* "yes", or "no: " and why */
     char *path;         /* of the database file, NULL if it is none */
     int users;          /* connections */

@@ -107,12 +107,13 @@ enum {
     INDEXES_LEFT_OUT,
     INDEXES_LIVE,
     INDEXES_CONNECTIONS,
-    INDEXES_MEMORY
+    INDEXES_MEMORY,
+    INDEXES_ORIGIN
 };
 static const char indexes_columns[] =
     "CREATE TABLE x(database TEXT, \"table\" TEXT, rows INTEGER, dimension INTEGER, metric TEXT, "
     "kind TEXT, bytes INTEGER, build_seconds REAL, searches INTEGER, left_out INTEGER, live TEXT, "
-    "connections INTEGER, memory TEXT)";
+    "connections INTEGER, memory TEXT, origin TEXT)";
 
 static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
                            sqlite3_vtab **out, char **message)
@@ -306,6 +307,9 @@ static int indexes_column(sqlite3_vtab_cursor *base, sqlite3_context *context, i
     case INDEXES_MEMORY:
         sqlite3_result_text(context, line->memory, -1, SQLITE_STATIC);
         break;
+    case INDEXES_ORIGIN:
+        sqlite3_result_text(context, line->origin, -1, SQLITE_STATIC);
+        break;
     default:
         break;
     }
@@ -326,7 +330,8 @@ static int indexes_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid)
 ** memory, build_seconds (the last reading and building), searches
 ** since the index was first made, rows left_out as malformed, live (yes, or no and
 ** why: whether a change log tells what to read again), connections that use it, memory (full:
-** vectors; low: sketches; or low and what is kept instead, and why). One pass over the
+** vectors; low: sketches; or low and what is kept instead, and why), origin of an approximate
+** index (built, or checkpoint: loaded). One pass over the
 ** list, no search.
 */
 static const sqlite3_module indexes_module = {

@@ -60,6 +60,10 @@ int snapshot_index(snapshot *s, index_version **version, char **message);
 ** closes. */
 int snapshot_coverage(snapshot *s, coverage **out, char **message);
 
+/* No more than load it, if it is stored: for a snapshot that is to be detached. snapshot_index()
+** comes before. */
+int snapshot_load(snapshot *s, char **message);
+
 /* After a search: a piece of what the approximate index needs, beside others' searches. */
 void snapshot_improve(snapshot *s);
 
@@ -72,8 +76,12 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
 int snapshot_compare(snapshot *s, index_version **version, char **message);
 
 /* Put the index in order for all that use this state, too. Linear in what changed. The
-** approximate index gets all rows, and no others; with `anew` it is trained again. */
+** approximate index gets all rows, and few others; with `anew` it is trained again. */
 int snapshot_optimize(snapshot *s, int anew, char **message);
+
+/* Store the approximate index, where there is one, with the faiss table schema.table. Part of
+** the caller's write transaction. */
+int snapshot_store(snapshot *s, const char *schema, const char *table, char **message);
 
 /* Read the whole source and compare it with the index: *equal. A malformed row is
 ** an error that names it, also where strict=off leaves such rows out. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "approximate.h"
+#include "checkpoint.h"
 #include "config.h"
 #include "cursor.h"
 #include "message.h"
@@ -439,13 +440,21 @@ static int store(faiss_table *t, const source *s, store_settings *put, int anew,
     return rc;
 }
 
-/* Check the source, fill in the column list, make the shadow table and the log. */
+static checkpoint_place place_of(const faiss_table *t)
+{
+    return (checkpoint_place){t->connection->db, t->schema, t->name};
+}
+
+/* Check the source, fill in the column list, make the shadow tables and the log. */
 static int create_columns(faiss_table *t, column_list *l, char **message)
 {
     source s = {0};
     int rc = find_source(t, &s, message);
     if (rc == SQLITE_OK)
         rc = store(t, &s, config_create, 0, l, message);
+    checkpoint_place place = place_of(t);
+    if (rc == SQLITE_OK && is_approximate(t))
+        rc = checkpoint_create(&place, message);
     source_clear(&s);
     return rc;
 }
@@ -651,7 +660,10 @@ static int table_destroy(sqlite3_vtab *base)
     faiss_table *t = (faiss_table *)base;
     config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
     char *message = NULL;
+    checkpoint_place stored = place_of(t);
     int rc = config_drop(&place);
+    if (rc == SQLITE_OK && is_approximate(t))
+        rc = checkpoint_drop(&stored);
     /* Whatever the settings said: they may be damaged. */
     if (rc == SQLITE_OK && t->definition.table &&
         sqlite3_stricmp(t->definition.schema, t->schema) == 0)
@@ -674,12 +686,15 @@ static int table_rename(sqlite3_vtab *base, const char *name)
     int rc = check_name(t, name, embedding_name(t), &message);
     if (rc == SQLITE_OK)
         rc = config_rename(&place, name);
+    checkpoint_place stored = place_of(t);
+    if (rc == SQLITE_OK && is_approximate(t))
+        rc = checkpoint_rename(&stored, name);
     return table_failure(base, rc, message);
 }
 
 static int table_shadow_name(const char *suffix)
 {
-    return sqlite3_stricmp(suffix, "config") == 0;
+    return sqlite3_stricmp(suffix, "config") == 0 || sqlite3_stricmp(suffix, "checkpoint") == 0;
 }
 
 /* ---- xBestIndex, xUpdate ---- */
@@ -714,18 +729,24 @@ static int look_again(faiss_table *t, char **message)
     return rc;
 }
 
-static int command_rebuild(snapshot *s, char **message)
+/* What is stored is of what was learned before: it is stored again. */
+static int command_rebuild(faiss_table *t, snapshot *s, char **message)
 {
+    const checkpoint_place place = place_of(t);
     index_version *v;
     snapshot_forget(s);
     int rc = snapshot_index(s, &v, message);
-    if (rc == SQLITE_OK && *s->tracked->asked.kind.text)
-        rc = snapshot_optimize(s, 1, message);
+    if (rc != SQLITE_OK || !is_approximate(t))
+        return rc;
+    rc = snapshot_optimize(s, 1, message);
+    if (rc == SQLITE_OK && checkpoint_exists(&place))
+        rc = snapshot_store(s, t->schema, t->name, message);
     return rc;
 }
 
-static int command_integrity_check(snapshot *s, char **message)
+static int command_integrity_check(faiss_table *t, snapshot *s, char **message)
 {
+    (void)t;
     int equal;
     int rc = snapshot_check(s, &equal, message);
     if (rc != SQLITE_OK || equal)
@@ -734,14 +755,15 @@ static int command_integrity_check(snapshot *s, char **message)
     return *message ? SQLITE_CORRUPT_VTAB : SQLITE_NOMEM;
 }
 
-static int command_optimize(snapshot *s, char **message)
+static int command_optimize(faiss_table *t, snapshot *s, char **message)
 {
-    return snapshot_optimize(s, 0, message);
+    int rc = snapshot_optimize(s, 0, message);
+    return rc == SQLITE_OK ? snapshot_store(s, t->schema, t->name, message) : rc;
 }
 
 static const struct command {
     const char *name;
-    int (*run)(snapshot *s, char **message);
+    int (*run)(faiss_table *t, snapshot *s, char **message);
 } commands[] = {{"rebuild", command_rebuild},
                 {"optimize", command_optimize},
                 {"integrity-check", command_integrity_check}};
@@ -766,7 +788,7 @@ static int run_command(faiss_table *t, const char *name, char **message)
     if (rc == SQLITE_OK)
         rc = snapshot_open(t->connection, &t->definition, &s, message);
     if (rc == SQLITE_OK)
-        rc = found->run(&s, message);
+        rc = found->run(t, &s, message);
     snapshot_close(&s);
     return rc;
 }

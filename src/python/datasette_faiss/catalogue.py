@@ -20,7 +20,7 @@ IS_FAISS_TABLE = re.compile(
 # The one option that the config table does not repeat.
 METRIC = re.compile(r"\bmetric\s*=\s*[\"']?(l2|ip|cosine)\b", re.IGNORECASE)
 # Tables beside a faiss table, named after it, and the log, named after its source.
-SHADOWS = ("config",)
+SHADOWS = ("config", "checkpoint")
 TABLES = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
 
 

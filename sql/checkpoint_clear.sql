@@ -1,0 +1,2 @@
+-- Before another one is stored.
+DELETE FROM {checkpoint}
