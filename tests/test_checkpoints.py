@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy
 import pytest
@@ -274,6 +275,17 @@ def test_a_database_in_memory(tmp_path, connect):
     connection.execute("VACUUM INTO ?", [str(tmp_path / "copy.db")])
     copy = connect(tmp_path / "copy.db")
     assert answers(copy) == before and column(copy, ORIGIN) == ["checkpoint"]
+
+
+def test_published(stored, connect):
+    """It is loaded for visitors, who could not read the file."""
+    path, before = stored
+    with closing(database.host(path)) as host:
+        host.execute("SELECT faiss_publish('shop', 'docs_ann')")
+        visitor = connect()
+        search = "SELECT id, score FROM faiss_search('shop', 'docs_ann', ?, 5)"
+        assert [rows(visitor, search, [query]) for query in queries()] == before
+        assert column(visitor, ORIGIN) == ["checkpoint"]
 
 
 SOURCES = {
