@@ -302,7 +302,8 @@ static int read_bytes(void *argument, void *bytes, size_t count)
 static int load(reader *r, const checkpoint_shape *shape, approximate **out)
 {
     char *why = NULL;
-    int rc = approximate_load(shape->kind, shape->metric, shape->dimension, (int64_t)r->header.rows,
+    int rc = approximate_load(shape->kind, shape->metric, shape->dimension,
+                              shape->is_small || r->header.is_small, (int64_t)r->header.rows,
                               r->header.id, read_bytes, r, out, &why);
     if (rc == SQLITE_ERROR)
         rc = damaged(r, "%s", why ? why : "FAISS does not read it");

@@ -104,6 +104,30 @@ def test_families(tmp_path, connect, kind, metric):
     assert column(connection, ORIGIN) == ["checkpoint"]
 
 
+@pytest.mark.parametrize("kind", ["SQ8", "IVF4,RaBitQ", "HNSW4"])
+def test_without_vectors_in_memory(tmp_path, connect, vectors_left_in_small_tables, kind):
+    """The same, in as little memory; and what one kind of table stores, the other can load."""
+    path, options = tmp_path / "docs.db", FAMILIES[kind][0]
+    before = store(path, kind, 900, options=f"{options}, memory=low")
+    built = connect(path)
+    built.execute("DELETE FROM docs_ann_checkpoint")
+    assert answers(built) == before and column(built, ORIGIN) == ["built"]
+    size = scalar(built, "SELECT bytes FROM faiss_indexes")
+    built.execute(OPTIMIZE)
+    built.close()
+    loaded = connect(path)
+    assert answers(loaded) == before and column(loaded, ORIGIN) == ["checkpoint"]
+    assert scalar(loaded, "SELECT bytes FROM faiss_indexes") <= 1.02 * size
+    loaded.execute("UPDATE docs SET embedding = (SELECT embedding FROM docs WHERE id = 9) WHERE id % 30 = 1")
+    assert_all_sound(loaded)
+    loaded.execute(f"CREATE VIRTUAL TABLE near USING faiss(main, docs, index='{kind}'{options})")
+    loaded.execute("INSERT INTO near_checkpoint SELECT * FROM docs_ann_checkpoint")
+    of_near = KNN.replace("docs_ann", "near")
+    for query in queries():
+        assert_sound(rows(loaded, of_near, [query, 5]), table_of(loaded), query, "l2", 5)
+    assert column(loaded, ORIGIN) == ["checkpoint"] * 2
+
+
 def test_nothing_is_written_twice_and_damage_is_mended(stored, connect):
     path, before = stored
     connection = connect(path)
