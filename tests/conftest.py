@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 import database  # noqa: E402
 
 # What hangs is to end; instrumented code, and a machine that is shared, take their time.
-SECONDS_PER_TEST = 1800 if os.environ.get("SQLITE_FAISS_SANITIZE") else 600
+SECONDS_PER_TEST = 1800 if database.SANITIZED else 600
 
 settings.register_profile(
     "suite",
-    max_examples=100,
+    max_examples=30 if database.SANITIZED else 100,
     deadline=None,
     print_blob=True,
     suppress_health_check=[

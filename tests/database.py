@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXTENSION = str(Path(os.environ.get("SQLITE_FAISS") or ROOT / "build" / "faiss").resolve())
 SHELL = "/usr/bin/sqlite3"
+# Instrumented code is several times slower, and what it is run for shows with fewer examples.
+SANITIZED = bool(os.environ.get("SQLITE_FAISS_SANITIZE"))
 
 
 def load(connection):

@@ -42,7 +42,7 @@ def drawn(seed, count, dimension, kind):
     return [None if null else row for null, row in zip(nulls, vectors[:count])], query
 
 
-@settings(max_examples=500)
+@settings(max_examples=50 if database.SANITIZED else 500)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(0, 300),
@@ -85,7 +85,7 @@ def test_exact_scores(seed, count, dimension, metric_kind, k, offset):
     connection.close()
 
 
-@settings(max_examples=500)
+@settings(max_examples=50 if database.SANITIZED else 500)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(0, 300),

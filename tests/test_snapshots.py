@@ -781,7 +781,7 @@ class RollbackSnapshots(Snapshots):
     journal = "delete"
 
 
-STEPS = settings(max_examples=300, stateful_step_count=50)
+STEPS = settings(max_examples=30 if database.SANITIZED else 300, stateful_step_count=50)
 TestWalSnapshots = pytest.mark.timeout(900)(WalSnapshots.TestCase)
 TestWalSnapshots.settings = STEPS
 TestRollbackSnapshots = pytest.mark.timeout(900)(RollbackSnapshots.TestCase)
