@@ -162,6 +162,7 @@ $(OUT)/faiss.so: $(objects) src/faiss.map $(FAISS_BUILT)
 # The loop over sketches is vectorized, for the SIMD level that FAISS is built for.
 flags_of_kernel := -O3 $(if $(filter avx512,$(FAISS_LEVEL)),-mavx512f -mavx512cd -mavx512vl \
     -mavx512dq -mavx512bw -mprefer-vector-width=512) $(if $(filter avx2,$(FAISS_LEVEL)),-mavx2)
+flags_of_tiles := $(flags_of_kernel)
 
 $(OUT)/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
 	$(compile_c) $(flags_of_$*) -c -o $@ $<

@@ -1,11 +1,14 @@
 /*
-** The nearest neighbours of many rows of an index at once, by matrix products.
+** The nearest neighbours of many rows of an index at once: by sketches, a tile of rows
+** together (neighbour_tiles.h), where there are sketches and they rule out enough; else by matrix
+** products.
 **
-** FAISS computes the distances of a batch with BLAS, which is several times
-** faster than one query after the other, and differs in the last bits. So a batch
+** FAISS computes the distances of a batch with BLAS, which is faster than one query after the
+** other, and differs in the last bits. So a batch
 ** gives candidates only: they are scored again one by one, and where rounding
 ** could have kept a nearer row from being a candidate, the row is searched alone.
-** The answers are those of single searches, to the last bit.
+** Either way the answers are those of single searches, to the last bit. A block of rows is
+** spread over the threads that the reader allows.
 */
 #ifndef BATCH_H
 #define BATCH_H
@@ -16,7 +19,7 @@
 typedef struct neighbour_batch neighbour_batch;
 
 /* Begin on an index: the k nearest other rows of each row. `reader` as for a
-** walk. */
+** walk. Makes the sketches that searches would make one by one: some tenths of a second, once. */
 int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_batch **out, char **message);
 void neighbour_batch_close(neighbour_batch *b);

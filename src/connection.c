@@ -41,8 +41,8 @@ int definition_equal(const definition *a, const definition *b)
            a->metric == b->metric && a->strict == b->strict && a->dimension == b->dimension &&
            a->not_live == b->not_live && a->low_memory == b->low_memory &&
            index_kind_equal(&a->kind, &b->kind) && a->effort.ef_search == b->effort.ef_search &&
-           a->effort.nprobe == b->effort.nprobe && a->effort.rerank == b->effort.rerank &&
-           a->through == b->through;
+           a->threads == b->threads && a->effort.nprobe == b->effort.nprobe &&
+           a->effort.rerank == b->effort.rerank && a->through == b->through;
 }
 
 /* Whether a tracked source serves a definition: the columns that it reads matter

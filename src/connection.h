@@ -25,6 +25,7 @@ typedef struct definition {
     int low_memory;       /* memory=low: vectors stay in the source; which has rowids, or did */
     index_kind kind;      /* of an approximate index; no text: exact */
     search_effort effort; /* of its searches, unless they say otherwise */
+    int threads;          /* that a search may use; 0 is as good as 1 */
     int reads_columns;    /* other columns are read too: they are kept where rows have no rowid */
     /* Not on this connection: published by another one, as `table` of the database `schema`. */
     struct publication *through;

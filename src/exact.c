@@ -359,13 +359,19 @@ void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances
     }
 }
 
+double sketch_row_bound(const sketch *s, vector_metric metric, float score)
+{
+    double worst = (double)score, d = s->basis->dimension, gamma = basis_gamma(d + 8);
+    if (metric == METRIC_KIND_L2)
+        return sqrt(worst * (1 + 2 * gamma) + d * (double)FLT_MIN);
+    return sqrt(fmax(0, 2 * (1 - worst) + 16 * gamma));
+}
+
 double sketch_bound(const sketch *s, const query_sketch *q, float score)
 {
     double worst = (double)score, d = s->basis->dimension, gamma = basis_gamma(d + 8);
-    if (q->metric == METRIC_KIND_L2)
-        return sqrt(worst * (1 + 2 * gamma) + d * (double)FLT_MIN);
-    if (q->metric == METRIC_KIND_COSINE)
-        return sqrt(fmax(0, 2 * (1 - worst) + 16 * gamma));
+    if (q->metric != METRIC_KIND_IP)
+        return sketch_row_bound(s, q->metric, score);
     double largest = q->norm * s->largest_norm;
     if (!(largest < (double)FLT_MAX / 4))
         return -INFINITY;
@@ -420,4 +426,28 @@ int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t 
     }
     int32_t limit = limit_of_distance(b, bound, s->fine_bounds.error, q->fine_error);
     return kernel_keep_within(s->fine, b->fine, q->fine, limit, s->outliers, slots, count);
+}
+
+/* ---- rows as queries ---- */
+
+const int8_t *sketch_fine_codes(const sketch *s)
+{
+    return s->fine;
+}
+
+int sketch_fine_width(const sketch *s)
+{
+    return s->basis->fine;
+}
+
+const uint8_t *sketch_outliers(const sketch *s)
+{
+    return s->outliers;
+}
+
+int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound)
+{
+    if (!isfinite(bound))
+        return INT32_MAX;
+    return limit_of_distance(s->basis, bound, s->fine_bounds.error, from->fine_bounds.error);
 }

@@ -72,6 +72,22 @@ int sketch_add_outlier(sketch *s);
 /* No more rows come. */
 void sketch_close(sketch *s);
 
+/*
+** For comparing rows with each other, by their fine codes: those of all rows, one after
+** another, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
+*/
+const int8_t *sketch_fine_codes(const sketch *s);
+int sketch_fine_width(const sketch *s);
+const uint8_t *sketch_outliers(const sketch *s);
+
+/* As sketch_bound(), of a query that is a row as it is stored; not for METRIC_KIND_IP. */
+double sketch_row_bound(const sketch *s, vector_metric metric, float score);
+
+/* The greatest squared distance between the fine code of a row and KERNEL_FINER times that of
+** a row of `from`, a sketch of the same basis, at which the rows may be within a bound; INT32_MAX
+** where the bound is infinite or NaN. */
+int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound);
+
 /* A query as a basis sees it, for a metric. `query` is as the metric stores vectors. */
 typedef struct query_sketch query_sketch;
 int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out);

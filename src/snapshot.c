@@ -186,7 +186,7 @@ int snapshot_open(connection *c, const definition *d, snapshot *out, char **mess
 int snapshot_open_for(connection *asker, connection *c, const definition *d, snapshot *out,
                       char **message)
 {
-    *out = (snapshot){.connection = c, .asker = asker};
+    *out = (snapshot){.connection = c, .asker = asker, .threads = d->threads};
     if (c->reading_source) {
         return set_message(message, sqlite3_mprintf("a source of a faiss index must not read a "
                                                     "faiss table or search"));
@@ -237,6 +237,7 @@ void snapshot_detach(snapshot *s, snapshot *out)
 {
     *out = (snapshot){.connection = s->asker,
                       .version = index_retain(s->version),
+                      .threads = s->threads,
                       .kind = s->tracked->asked.kind};
 }
 

@@ -29,6 +29,7 @@ typedef struct snapshot {
     int lookup_stands;
     sqlite3_stmt *embedding; /* the embedding of a row by its key */
     sqlite3_stmt *vectors;   /* of vector_reader.c: embeddings from a key on */
+    int threads;             /* that a search in it may use */
     int64_t polled;          /* when an interrupt was last looked for, in ms */
     int compared;            /* by snapshot_compare() */
     int answered;            /* rows of a search were handed out; set by the owner */

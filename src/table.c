@@ -10,6 +10,7 @@
 #include "message.h"
 #include "snapshot.h"
 #include "sql_text.h"
+#include "workers.h"
 
 enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
 enum { INTEGRITY_AVAILABLE = 3044000 }; /* xIntegrity; called only from that version on */
@@ -139,6 +140,11 @@ static int parse_rerank(const char *value, definition *d)
     return parse_number(value, RERANK_MOST, &d->effort.rerank);
 }
 
+static int parse_threads(const char *value, definition *d)
+{
+    return parse_number(value, WORKERS_MOST, &d->threads);
+}
+
 static const struct option {
     const char *name;
     int (*parse)(const char *value, definition *d); /* 0 for a value that is not allowed */
@@ -156,6 +162,7 @@ static const struct option {
     {"ef_search", parse_ef_search, "a whole number from 1 to 1048576"},
     {"nprobe", parse_nprobe, "a whole number from 1 to 1048576"},
     {"rerank", parse_rerank, "a whole number from 1 to 1000"},
+    {"threads", parse_threads, "a whole number from 1 to 64"},
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 

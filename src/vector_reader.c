@@ -100,6 +100,8 @@ static int read_vectors(void *argument, const int64_t *keys, const uint64_t *has
 
 vector_reader vector_reader_of(snapshot *s)
 {
-    return (vector_reader){
-        .read = s->source ? read_vectors : NULL, .check = snapshot_poll, .argument = s};
+    return (vector_reader){.read = s->source ? read_vectors : NULL,
+                           .check = snapshot_poll,
+                           .argument = s,
+                           .threads = s->threads};
 }

@@ -31,11 +31,13 @@ typedef int vector_read(void *argument, const int64_t *keys, const uint64_t *has
                         int dimension, float *vectors, char **message);
 
 /* `read` may be NULL where all vectors are in memory, `check` where nobody stops the
-** work; both are given `argument`. */
+** work; both are given `argument`. Work on vectors in memory may use `threads` threads: 0 is
+** as good as 1. */
 typedef struct vector_reader {
     vector_read *read;
     index_check *check;
     void *argument;
+    int threads;
 } vector_reader;
 
 /* The reader of a snapshot's source, whose rows must have rowids; valid until the

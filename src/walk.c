@@ -1,11 +1,14 @@
 #include "walk.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernel.h"
 #include "message.h"
+#include "workers.h"
 
 enum {
     SEARCH_MAX_K = 128, /* beyond, scoring all rows once is cheaper than a heap of k in every
@@ -13,7 +16,9 @@ enum {
     DEPTH_TRIED = 32,   /* rows found by sketches where one cannot tell how many will be read */
     DEEPER = 8,         /* so many times as many are found where more are read than expected … */
     SKETCH_SHARE = 256, /* … up to a 256th of all rows: then all are scored */
-    SKETCH_SET_SHARE = 32 /* a set of less than a 32nd of the rows is scored outright */
+    SKETCH_BYTES = 64,  /* read of each row with a sketch */
+    THREADS_BYTES = 4 << 20, /* less is read by one thread before another one is awake */
+    SKETCH_SET_SHARE = 32    /* a set of less than a 32nd of the rows is scored outright */
 };
 
 float walk_rank_of(vector_metric metric, float score)
@@ -88,8 +93,10 @@ struct index_walk {
     index_version *version;
     float *query;
     vector_reader reader;
-    const row_set *set; /* the rows of the walk; NULL: all */
-    int deepens;        /* where rows found by sketches are not enough, a few more will be */
+    int threads;           /* that search together, … */
+    pthread_mutex_t *lock; /* … and then what guards the hits; NULL for one thread */
+    const row_set *set;    /* the rows of the walk; NULL: all */
+    int deepens;           /* where rows found by sketches are not enough, a few more will be */
     index_hit *hits;
     int64_t hit_count; /* the nearest rows, in order; while they are found, the farthest is on
                        ** top of a heap */
@@ -226,11 +233,24 @@ static int score_segment(index_walk *w, int s, scored_slots *out, char **message
                           out->count, out->scores, message);
 }
 
+static void lock_hits(const index_walk *w)
+{
+    if (w->lock)
+        pthread_mutex_lock(w->lock);
+}
+
+static void unlock_hits(const index_walk *w)
+{
+    if (w->lock)
+        pthread_mutex_unlock(w->lock);
+}
+
 /* Pick out the rows just scored that are among the nearest k so far. Most are farther than
 ** the farthest picked: one comparison tells. */
 static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 {
     const index_version *v = w->version;
+    lock_hits(w);
     for (int i = 0; i < scored->count; i++) {
         float score = scored->scores[i];
         if (w->hit_count == k && walk_rank_of(v->metric, score) > farthest_rank(w))
@@ -239,6 +259,7 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
         index_hit hit = {score, s, slot, index_key(v, s, slot)};
         hits_insert(w, k, &hit);
     }
+    unlock_hits(w);
 }
 
 /* ---- the first search ---- */
@@ -277,12 +298,14 @@ static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
     if (rc != SQLITE_OK)
         return rc;
     answer->searched = 1;
+    lock_hits(w);
     for (int i = 0; i < answer->found; i++) {
         index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
         answer->last_rank = walk_rank_of(v->metric, hit.score);
         if (!distances || distances[v->starts[s] + slots[i]] != SCORED)
             hits_insert(w, k, &hit);
     }
+    unlock_hits(w);
     return SQLITE_OK;
 }
 
@@ -308,7 +331,10 @@ typedef struct sketch_search {
 /* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
 static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
 {
-    return w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[0].score);
+    lock_hits(w);
+    double bound = w->hit_count < k ? INFINITY : sketch_bound(of, query, w->hits[0].score);
+    unlock_hits(w);
+    return bound;
 }
 
 /* Score some slots of a segment, and take in those that are among the nearest. */
@@ -435,34 +461,6 @@ static int score_rest(index_walk *w, int k, int s, segment_answer *answer, sketc
                  : SQLITE_OK;
 }
 
-/*
-** The nearest k of the segments that have a sketch. Coarse distances of all rows say
-** which to score first; the k-th score so far is a bound, and a row beyond it by its
-** coarse or its fine distance is none of the nearest, whatever its score.
-*/
-static int search_by_sketches(index_walk *w, int k, segment_answer *answers,
-                              const query_sketch *query, const scored_slots *room, char **message)
-{
-    const index_version *v = w->version;
-    sketch_search search = {.query = query, .slots = room->slots, .scores = room->scores};
-    search.distances = sqlite3_malloc64((sqlite3_uint64)v->slots * sizeof *search.distances);
-    if (!search.distances)
-        return SQLITE_NOMEM;
-    for (int s = 0; s < v->segment_count; s++) {
-        if (answers[s].ruling)
-            sketch_distances(answers[s].ruling, query, search.distances + v->starts[s]);
-    }
-    int rc = score_first(w, k, answers, &search, message);
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        if (answers[s].ruling)
-            rc = score_rest(w, k, s, &answers[s], &search, message);
-        if (rc == SQLITE_OK)
-            rc = walk_check_now(w, message);
-    }
-    sqlite3_free(search.distances);
-    return rc;
-}
-
 /* ---- both ---- */
 
 /* Whether what FAISS answered for the segments searched holds the nearest k for certain. */
@@ -492,55 +490,188 @@ static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, s
     return rc;
 }
 
+/* A search of all segments, by one thread or several. */
+typedef struct segments_search {
+    index_walk *walk;
+    int k;
+    segment_answer *answers; /* of each segment */
+    const query_sketch *query;
+    sketch_search *searches; /* of each thread, … */
+    scored_slots *rooms;     /* … which works in one of these */
+    void (*step)(struct segments_search *all, int s, int thread);
+    atomic_int failure; /* the first one's code … */
+    char *message;      /* … and message, which it alone writes */
+} segments_search;
+
+static void note_failure(segments_search *all, int rc, char *message)
+{
+    int none = SQLITE_OK;
+    if (rc != SQLITE_OK && atomic_compare_exchange_strong(&all->failure, &none, rc))
+        all->message = message;
+    else
+        sqlite3_free(message);
+}
+
+static void step_plainly(segments_search *all, int s, int thread)
+{
+    char *message = NULL;
+    if (all->answers[s].own || all->answers[s].ruling)
+        return;
+    note_failure(
+        all, search_plainly(all->walk, all->k, s, &all->answers[s], &all->rooms[thread], &message),
+        message);
+}
+
+static void step_coarsely(segments_search *all, int s, int thread)
+{
+    const segment_answer *answer = &all->answers[s];
+    if (answer->ruling)
+        sketch_distances(answer->ruling, all->query,
+                         all->searches[thread].distances + all->walk->version->starts[s]);
+}
+
+static void step_finely(segments_search *all, int s, int thread)
+{
+    char *message = NULL;
+    if (!all->answers[s].ruling)
+        return;
+    note_failure(
+        all, score_rest(all->walk, all->k, s, &all->answers[s], &all->searches[thread], &message),
+        message);
+}
+
+/* A workers_work. */
+static void search_part(void *argument, int part, int thread, workers_task *task)
+{
+    segments_search *all = argument;
+    (void)task;
+    if (atomic_load(&all->failure) == SQLITE_OK)
+        all->step(all, part, thread);
+}
+
+/* Take a step with each segment. */
+static int for_each_segment(segments_search *all, void (*step)(segments_search *, int, int),
+                            char **message)
+{
+    index_walk *w = all->walk;
+    all->step = step;
+    int rc =
+        workers_run(w->threads, w->version->segment_count, search_part, all, &w->reader, message);
+    int failure = atomic_load(&all->failure);
+    if (failure == SQLITE_OK)
+        return rc;
+    if (rc == SQLITE_OK)
+        *message = all->message;
+    else
+        sqlite3_free(all->message);
+    all->message = NULL;
+    return rc == SQLITE_OK ? failure : rc;
+}
+
+/*
+** The nearest k of the segments whose sketches rule. Coarse distances of all rows say
+** which to score first; the k-th score so far is a bound, and a row beyond it by its
+** coarse or its fine distance is none of the nearest, whatever its score.
+*/
+static int search_by_sketches(segments_search *all, const query_sketch *query, char **message)
+{
+    index_walk *w = all->walk;
+    int32_t *distances = sqlite3_malloc64((sqlite3_uint64)w->version->slots * sizeof *distances);
+    if (!distances)
+        return SQLITE_NOMEM;
+    all->query = query;
+    for (int i = 0; i < w->threads; i++)
+        all->searches[i] = (sketch_search){.query = query,
+                                           .distances = distances,
+                                           .slots = all->rooms[i].slots,
+                                           .scores = all->rooms[i].scores};
+    int rc = for_each_segment(all, step_coarsely, message);
+    if (rc == SQLITE_OK)
+        rc = score_first(w, all->k, all->answers, &all->searches[0], message);
+    if (rc == SQLITE_OK)
+        rc = for_each_segment(all, step_finely, message);
+    sqlite3_free(distances);
+    return rc;
+}
+
 /* Search the segments whose sketches are of the same basis as this one's. A query that is
 ** too far from the data for its code is not worth comparing. */
-static int search_alike(index_walk *w, int k, const basis *b, segment_answer *answers,
-                        scored_slots *room, char **message)
+static int search_alike(segments_search *all, const basis *b, char **message)
 {
+    index_walk *w = all->walk;
     const index_version *v = w->version;
+    segment_answer *answers = all->answers;
     query_sketch *query;
     int rc = query_sketch_new(b, v->metric, w->query, &query);
     int fits = rc == SQLITE_OK && query_sketch_fits(query);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        answers[s].ruling = NULL;
-        if (!answers[s].own || sketch_basis(answers[s].own) != b)
+        int alike = answers[s].own && sketch_basis(answers[s].own) == b;
+        answers[s].ruling = fits && alike ? answers[s].own : NULL;
+        if (!alike)
             continue;
-        if (fits)
-            answers[s].ruling = answers[s].own;
-        else
-            rc = search_plainly(w, k, s, &answers[s], room, message);
         answers[s].own = NULL;
-        if (rc == SQLITE_OK)
+        if (!fits)
+            rc = search_plainly(w, all->k, s, &answers[s], &all->rooms[0], message);
+        if (rc == SQLITE_OK && !fits)
             rc = walk_check_now(w, message);
     }
     if (fits && rc == SQLITE_OK)
-        rc = search_by_sketches(w, k, answers, query, room, message);
+        rc = search_by_sketches(all, query, message);
     query_sketch_free(query);
     return rc;
 }
 
 /* Search the segments without a sketch, then those with one: nearly always of one basis. */
-static int search_segments(index_walk *w, int k, segment_answer *answers, scored_slots *room,
-                           char **message)
+static int search_segments(segments_search *all, char **message)
 {
-    const index_version *v = w->version;
-    int rc = SQLITE_OK;
+    const index_version *v = all->walk->version;
     for (int s = 0; s < v->segment_count; s++)
-        answers[s] = (segment_answer){.own = segment_hold_sketch(v->segments[s])};
+        all->answers[s] = (segment_answer){.own = segment_hold_sketch(v->segments[s])};
+    int rc = for_each_segment(all, step_plainly, message);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        if (answers[s].own)
-            continue;
-        rc = search_plainly(w, k, s, &answers[s], room, message);
-        if (rc == SQLITE_OK)
-            rc = walk_check_now(w, message);
-    }
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        if (answers[s].own)
-            rc = search_alike(w, k, sketch_basis(answers[s].own), answers, room, message);
+        if (all->answers[s].own)
+            rc = search_alike(all, sketch_basis(all->answers[s].own), message);
     }
     for (int s = 0; s < v->segment_count; s++)
         segment_let_go_sketch(v->segments[s]);
     return rc;
+}
+
+/* How many threads are worth their while. */
+static int threads_of(const index_walk *w)
+{
+    const index_version *v = w->version;
+    int row = index_walks_by_sketches(v) ? SKETCH_BYTES : v->dimension * VECTOR_COMPONENT_BYTES;
+    int most = w->reader.threads < WORKERS_MOST ? w->reader.threads : WORKERS_MOST;
+    int worth = most > 1 && !w->set && v->slots >= THREADS_BYTES / row;
+    for (int s = 0; worth && s < v->segment_count; s++)
+        worth = segment_has_vectors(v->segments[s]);
+    return worth ? most : 1;
+}
+
+/* Make room for what each thread works with. */
+static int open_rooms(segments_search *all, const index_version *v, int threads)
+{
+    all->answers = sqlite3_malloc64(v->segment_count * sizeof *all->answers);
+    all->searches = sqlite3_malloc64((sqlite3_uint64)threads * sizeof *all->searches);
+    all->rooms = sqlite3_malloc64((sqlite3_uint64)threads * sizeof *all->rooms);
+    if (!all->answers || !all->searches || !all->rooms)
+        return SQLITE_NOMEM;
+    int rc = SQLITE_OK;
+    for (int i = 0; i < threads; i++)
+        all->rooms[i] = (scored_slots){0};
+    for (int i = 0; rc == SQLITE_OK && i < threads; i++)
+        rc = scored_slots_open(&all->rooms[i], v);
+    return rc;
+}
+
+static void close_rooms(segments_search *all, int threads)
+{
+    for (int i = 0; all->rooms && i < threads; i++)
+        scored_slots_close(&all->rooms[i]);
+    sqlite3_free(all->answers);
+    sqlite3_free(all->searches);
+    sqlite3_free(all->rooms);
 }
 
 /*
@@ -551,23 +682,26 @@ static int search_segments(index_walk *w, int k, segment_answer *answers, scored
 */
 static int walk_search(index_walk *w, int k, char **message)
 {
-    index_version *v = w->version;
-    segment_answer *answers = sqlite3_malloc64(v->segment_count * sizeof *answers);
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    segments_search all = {.walk = w, .k = k};
+    unsigned entered = workers_enter();
+    atomic_init(&all.failure, SQLITE_OK);
+    w->threads = threads_of(w);
+    w->lock = w->threads > 1 ? &lock : NULL;
     index_hit *hits = sqlite3_realloc64(w->hits, (sqlite3_uint64)k * sizeof *w->hits);
-    scored_slots room;
-    int rc = scored_slots_open(&room, v);
     w->hit_count = 0;
     if (hits)
         w->hits = hits;
-    if (!answers || !hits)
-        rc = SQLITE_NOMEM;
+    int rc = hits ? open_rooms(&all, w->version, w->threads) : SQLITE_NOMEM;
     if (rc == SQLITE_OK)
-        rc = search_segments(w, k, answers, &room, message);
-    if (rc != SQLITE_OK || !answers_are_certain(w, k, answers))
+        rc = search_segments(&all, message);
+    if (rc != SQLITE_OK || !answers_are_certain(w, k, all.answers))
         w->hit_count = 0;
     hits_sort(w);
-    scored_slots_close(&room);
-    sqlite3_free(answers);
+    close_rooms(&all, w->threads);
+    w->lock = NULL;
+    pthread_mutex_destroy(&lock);
+    workers_leave(entered);
     return rc;
 }
 
@@ -620,6 +754,7 @@ static int walk_score(index_walk *w, char **message)
 {
     const index_version *v = w->version;
     scored_slots scored;
+    unsigned entered = workers_enter();
     int rc = scored_slots_open(&scored, v);
     int picks = w->hit_count == 0;
     if (picks)
@@ -642,6 +777,7 @@ static int walk_score(index_walk *w, char **message)
         w->ranked = NULL;
         w->hit_count = picks ? 0 : w->hit_count;
     }
+    workers_leave(entered);
     return rc;
 }
 

@@ -1,15 +1,18 @@
 /*
 ** Threads search one fresh index, and make its basis and its sketches between them. Then
 ** there come so many rows of another kind that another basis takes its place, and threads
-** replace the sketches that others search by. Each must find what the first search found,
+** replace the sketches that others search by. Some ask for the neighbours of many rows,
+** and have helpers of their own. Each must find what the first search found,
 ** and ThreadSanitizer nothing.
 */
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "batch.h"
 #include "index.h"
 #include "walk.h"
 
@@ -20,7 +23,9 @@ enum {
     ROWS = 9000,
     MORE = 4 * ROWS,
     DIMENSION = 96,
-    K = 20
+    K = 20,
+    PAIRED = 300, /* rows whose neighbours are asked for */
+    HELPED = 3    /* threads of one search */
 };
 
 /* A version, a query and what a search found before there were threads. */
@@ -31,6 +36,7 @@ typedef struct searched {
 } searched;
 
 static searched fresh, grown; /* the latter comes from the former */
+static int64_t fresh_pairs[PAIRED];
 static int with_grown;
 static atomic_int wrong;
 
@@ -88,6 +94,54 @@ static void search(const searched *s, int64_t *keys)
     index_walk_close(w);
 }
 
+/* The nearest neighbour of some rows. */
+static void find_pairs(const index_version *v, int64_t *keys)
+{
+    neighbour_batch *b;
+    char *message = NULL;
+    vector_reader reader = {.threads = HELPED};
+    stop_unless(neighbour_batch_open((index_version *)v, 1, &reader, &b, &message) == SQLITE_OK,
+                "a batch");
+    for (int i = 0; i < PAIRED; i++) {
+        const index_hit *hits;
+        int64_t count;
+        stop_unless(neighbour_batch_row(b, i, &hits, &count, &message) == SQLITE_OK && count == 1,
+                    "neighbours");
+        keys[i] = hits->key;
+    }
+    neighbour_batch_close(b);
+}
+
+static double squared_distance(const float *x, const float *y)
+{
+    double sum = 0;
+    for (int i = 0; i < DIMENSION; i++)
+        sum += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+    return sum;
+}
+
+static const float *row_at(const index_version *v, int64_t position)
+{
+    int s, slot;
+    index_locate(v, position, &s, &slot);
+    return segment_vector(v->segments[s], slot);
+}
+
+/* The same without an index. */
+static void compare_all(const index_version *v, int64_t *keys)
+{
+    for (int i = 0; i < PAIRED; i++) {
+        double nearest = INFINITY;
+        for (int64_t j = 0; j < v->rows; j++) {
+            double found = j == i ? INFINITY : squared_distance(row_at(v, i), row_at(v, j));
+            if (found < nearest) {
+                nearest = found;
+                keys[i] = j + 1;
+            }
+        }
+    }
+}
+
 static void *search_often(void *argument)
 {
     (void)argument;
@@ -97,6 +151,12 @@ static void *search_often(void *argument)
         search(s, keys);
         if (memcmp(keys, s->expected, sizeof keys) != 0)
             atomic_store(&wrong, 1);
+        if (i % 16 == 3) {
+            int64_t pairs[PAIRED];
+            find_pairs(fresh.version, pairs);
+            if (memcmp(pairs, fresh_pairs, sizeof pairs) != 0)
+                atomic_store(&wrong, 1);
+        }
         index_bytes(s->version); /* what faiss_indexes shows */
     }
     return NULL;
@@ -114,9 +174,11 @@ static void search_by_threads(void)
 
 int main(void)
 {
+    setenv("SQLITE_FAISS_THREADS", "8", 1);
     for (int round = 0; round < ROUNDS; round++) {
         build(&fresh, NULL, ROWS);
         search(&fresh, fresh.expected);
+        compare_all(fresh.version, fresh_pairs);
         size_t before = index_bytes(fresh.version);
         with_grown = 0;
         search_by_threads();

@@ -1,0 +1,32 @@
+/*
+** The nearest neighbours of many rows at once, by their sketches.
+**
+** A tile of rows is compared with all rows by integer codes (tiles.h), which gives the nearest
+** of each group of eight. The best of them are scored, as FAISS scores them; the k-th score is
+** a radius, and by their codes (exact.h) all rows that may be within it are found, and scored.
+** The answers are those of single searches, to the last bit. Tiles do not depend on each other,
+** and are spread over the threads that the reader allows (workers.h).
+*/
+#ifndef NEIGHBOUR_TILES_H
+#define NEIGHBOUR_TILES_H
+
+#include "walk.h"
+
+typedef struct neighbour_tiles neighbour_tiles;
+
+/* Make room for the k nearest others of blocks of rows of a version, which is borrowed.
+** *out is NULL where sketches cannot help: not with inner products, nor where vectors are not in
+** memory, nor beyond some k. SQLITE_OK or SQLITE_NOMEM. */
+int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
+                         neighbour_tiles **out);
+void neighbour_tiles_close(neighbour_tiles *t);
+
+/* Find the neighbours of the rows from this position on: *rows of them, or 0 where too few
+** segments have sketches now, or it does not pay for these rows. */
+int neighbour_tiles_fill(neighbour_tiles *t, int64_t first, int64_t *rows, char **message);
+
+/* The neighbours of the i-th of them, k hits nearest first; NULL where it must be searched
+** alone. Valid until the next block. */
+const index_hit *neighbour_tiles_row(const neighbour_tiles *t, int64_t i);
+
+#endif
