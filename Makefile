@@ -455,14 +455,14 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
-BENCH ?= $(bench_parts) faiss filters live worst
+BENCH ?= $(bench_parts) faiss filters live worst stored
 BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
 bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
-ifneq "$(filter-out $(bench_parts) faiss filters live worst,$(BENCH))" ""
-	$(error BENCH: $(filter-out $(bench_parts) faiss filters live worst,$(BENCH)) is none of $(bench_parts) faiss filters live worst)
+ifneq "$(filter-out $(bench_parts) faiss filters live worst stored,$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) faiss filters live worst stored,$(BENCH)) is none of $(bench_parts) faiss filters live worst stored)
 endif
 ifneq "$(filter $(bench_parts),$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
@@ -482,6 +482,10 @@ ifneq "$(filter live,$(BENCH))" ""
 endif
 ifneq "$(filter worst,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/worst_case.py --bench $< --extension $(OUT)/faiss \
+	    --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter stored,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/stored.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
 endif
 

@@ -402,18 +402,24 @@ static int search(sqlite3 *db)
         int each = search_by(db, "SELECT id, score FROM docs_apart(?, 7)", query, 7);
         rc = rc == SQLITE_OK ? each : rc;
     }
+    if (has_table(db, "docs_ann")) { /* which scores all rows again, or does not use its index */
+        int each = search_by(db, "SELECT id, score FROM docs_ann(?, 9)", query, 9);
+        rc = rc == SQLITE_OK ? each : rc;
+    }
     return rc;
 }
 
 /* ---- one run ---- */
 
-enum who { WRITER, READER, NEWCOMER, WHO_COUNT };
+enum who { WRITER, READER, NEWCOMER, EVERYBODY };
 
-/* A step without SQL searches. */
-static const struct step {
+/* A step without SQL searches; one of everybody is to close the file and open it again. */
+struct step {
     enum who who;
     const char *sql;
-} steps[] = {
+};
+
+static const struct step changing[] = {
     {WRITER, "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)"},
     {READER, NULL},
     {WRITER, "INSERT INTO docs SELECT id + 100, embedding, 'n' || id FROM docs WHERE id % 4 = 0"},
@@ -444,19 +450,47 @@ static const struct step {
     {WRITER, "DROP TABLE docs_index"},
     {READER, NULL},
 };
-enum { STEPS = sizeof steps / sizeof *steps };
+
+/* An approximate index that is stored, and loaded by those who open the file. */
+static const struct step storing[] = {
+    {WRITER, "INSERT INTO docs(id, embedding) SELECT id + 1000 * column1, embedding FROM docs, "
+             "(VALUES (1), (2)) WHERE id < 41"},
+    {WRITER, "CREATE VIRTUAL TABLE docs_ann USING faiss(main, docs, index=SQ8, rerank=100)"},
+    {READER, NULL},
+    {WRITER, "INSERT INTO docs_ann(docs_ann) VALUES ('optimize')"},
+    {EVERYBODY, NULL},
+    {READER, NULL},
+    {WRITER, "UPDATE docs SET embedding = zeroblob(16) WHERE id % 3 = 0"},
+    {EVERYBODY, NULL},
+    {WRITER, "INSERT INTO docs_ann(docs_ann) VALUES ('optimize')"},
+    {READER, NULL},
+    {EVERYBODY, NULL},
+    {WRITER, NULL},
+    {WRITER, "DROP TABLE docs_ann"},
+};
+
+static const struct scenario {
+    const char *name;
+    const struct step *steps;
+    int count;
+} scenarios[] = {
+    {"changes", changing, sizeof changing / sizeof *changing},
+    {"storing", storing, sizeof storing / sizeof *storing},
+};
 
 /* An index is there with all that belongs to it, or with nothing. */
 static void check_schema(sqlite3 *db)
 {
     int live = has_table(db, "docs_index"), apart = has_table(db, "docs_apart");
+    int stored = has_table(db, "docs_ann");
     plan.is_on = 0;
     int made = number(db, "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'docs_faiss_*'");
     int settings = number(db, "SELECT count(*) FROM sqlite_schema WHERE name IN "
-                              "('docs_index_config', 'docs_apart_config')");
-    if (live ? made != 7 : made != 0)
+                              "('docs_index_config', 'docs_apart_config', 'docs_ann_config', "
+                              "'docs_ann_checkpoint')");
+    if (live || stored ? made != 7 : made != 0)
         fail("the log and the triggers", "some are missing or left over");
-    if (settings != live + apart)
+    if (settings != live + apart + 2 * stored)
         fail("the settings", "missing or left over");
 }
 
@@ -480,8 +514,22 @@ static void check_usable(sqlite3 *const *connections)
     plan.is_on = was_on;
 }
 
-static void take_step(const struct step *step, sqlite3 *const *connections)
+static void reopen(sqlite3 **connections)
 {
+    for (int i = 0; i < NEWCOMER; i++) {
+        roll_back(connections[i]);
+        close_file(connections[i]);
+    }
+    for (int i = 0; i < NEWCOMER; i++)
+        connections[i] = open_file("failing");
+}
+
+static void take_step(const struct step *step, sqlite3 **connections)
+{
+    if (step->who == EVERYBODY) {
+        reopen(connections);
+        return;
+    }
     sqlite3 *db = step->who == NEWCOMER ? open_file("failing") : connections[step->who];
     int has_failed = 0, was_in_transaction = !sqlite3_get_autocommit(db);
     scene = step->sql ? step->sql : "searching";
@@ -491,7 +539,8 @@ static void take_step(const struct step *step, sqlite3 *const *connections)
         /* SQLite undoes all that is not committed where a read fails, and says so. */
         if (!has_failed && was_in_transaction && sqlite3_get_autocommit(db))
             fail("search", "a transaction was rolled back without an error");
-    } else if (!strstr(step->sql, "docs_index(docs_index)") || has_table(db, "docs_index")) {
+    } else if ((!strstr(step->sql, "docs_index(docs_index)") || has_table(db, "docs_index")) &&
+               (!strstr(step->sql, "docs_ann(docs_ann)") || has_table(db, "docs_ann"))) {
         int rc = sqlite3_exec(db, step->sql, NULL, NULL, NULL);
         has_failed = rc != SQLITE_OK;
         /* What an earlier step has not made. */
@@ -536,13 +585,24 @@ static void check_file(void)
             "INSERT INTO docs(id, embedding) VALUES (1000, zeroblob(16));");
     if (search(db) != SQLITE_OK)
         fail("search", sqlite3_errmsg(db));
-    run(db, "DROP TABLE IF EXISTS docs_index; DROP TABLE IF EXISTS docs_apart");
+    if (has_table(db, "docs_ann"))
+        run(db, "INSERT INTO docs_ann(docs_ann) VALUES ('optimize')");
+    run(db, "DROP TABLE IF EXISTS docs_index; DROP TABLE IF EXISTS docs_apart;"
+            "DROP TABLE IF EXISTS docs_ann");
     check_schema(db);
     close_file(db);
 }
 
+/* Without a fault, what is stored is what is loaded. */
+static void check_loaded(sqlite3 *db)
+{
+    if (!plan.has_struck && has_table(db, "docs_ann") &&
+        number(db, "SELECT count(*) FROM faiss_indexes WHERE origin = 'checkpoint'") != 1)
+        fail("after reopening", "the stored index is not loaded");
+}
+
 /* Returns whether the fault came about. */
-static int run_steps(void)
+static int run_steps(const struct scenario *scenario)
 {
     sqlite3 *connections[NEWCOMER];
     restore_image();
@@ -551,8 +611,11 @@ static int run_steps(void)
     for (int i = 0; i < NEWCOMER; i++)
         connections[i] = open_file("failing");
     plan.is_on = 1;
-    for (int i = 0; i < STEPS; i++)
-        take_step(&steps[i], connections);
+    for (int i = 0; i < scenario->count; i++) {
+        take_step(&scenario->steps[i], connections);
+        if (i > 0 && scenario->steps[i - 1].who == EVERYBODY && !scenario->steps[i].sql)
+            check_loaded(connections[scenario->steps[i].who]);
+    }
     plan.is_on = 0;
     scene = "at the end";
     for (int i = 0; i < NEWCOMER; i++)
@@ -563,6 +626,21 @@ static int run_steps(void)
     if (plan.has_struck)
         check_file();
     return plan.has_struck;
+}
+
+/* With a fault at each point there is, once and from then on. */
+static void run_all(const struct scenario *scenario, const char *what, int operations,
+                    int disk_is_full, long every)
+{
+    for (int lasts = 0; lasts < 2; lasts++) {
+        plan = (struct plan){
+            .operations = operations, .disk_is_full = disk_is_full, .lasts = lasts, .at = 1};
+        while (run_steps(scenario))
+            plan.at += every;
+        printf("%s, %s, %s: %ld points, failing %s\n", scenario->name, journal, what, plan.at - 1,
+               lasts ? "from then on" : "once");
+        fflush(stdout);
+    }
 }
 
 int main(int argc, char **argv)
@@ -576,22 +654,16 @@ int main(int argc, char **argv)
     const char *given = argc > 1 ? argv[1] : getenv("FAULTS_EVERY");
     long every = given && *given ? strtol(given, NULL, RADIX) : 1;
     close(mkstemp(path));
+    setenv("SQLITE_FAISS_LINGER", "0", 1);          /* so that an index is loaded again */
     setenv("SQLITE_FAISS_LOW_MEMORY_ROWS", "1", 1); /* so that searches read rows, too */
     register_shim();
     for (int i = 0; i < 2; i++) {
         journal = modes[i];
         make_image();
         for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-            for (int lasts = 0; lasts < 2; lasts++) {
-                plan = (struct plan){.operations = kinds[k].operations,
-                                     .disk_is_full = kinds[k].disk_is_full,
-                                     .lasts = lasts,
-                                     .at = 1};
-                while (run_steps())
-                    plan.at += every;
-                printf("%s, %s: %ld points, failing %s\n", journal, kinds[k].name, plan.at - 1,
-                       lasts ? "from then on" : "once");
-                fflush(stdout);
+            for (size_t j = 0; j < sizeof scenarios / sizeof *scenarios; j++) {
+                run_all(&scenarios[j], kinds[k].name, kinds[k].operations, kinds[k].disk_is_full,
+                        every);
             }
         }
     }
