@@ -159,10 +159,12 @@ all: $(OUT)/faiss.so
 $(OUT)/faiss.so: $(objects) src/faiss.map $(FAISS_BUILT)
 	$(link_extension) -o $@ $(objects) $(libraries)
 
-# The loop over sketches is vectorized, for the SIMD level that FAISS is built for.
+# The loops over sketches, and those that make them, are vectorized for the SIMD level that FAISS
+# is built for.
 flags_of_kernel := -O3 $(if $(filter avx512,$(FAISS_LEVEL)),-mavx512f -mavx512cd -mavx512vl \
     -mavx512dq -mavx512bw -mprefer-vector-width=512) $(if $(filter avx2,$(FAISS_LEVEL)),-mavx2)
 flags_of_tiles := $(flags_of_kernel)
+flags_of_rounding := $(flags_of_kernel)
 
 $(OUT)/%.o: src/%.c $(OUT)/flags | $(OUT)/checked $(OUT)/sql.h
 	$(compile_c) $(flags_of_$*) -c -o $@ $<

@@ -5,7 +5,9 @@
 
 #include <c_api/VectorTransform_c.h>
 
+#include "faiss_shim.h"
 #include "kernel.h"
+#include "rounding.h"
 #include "segment.h"
 
 basis *basis_retain(basis *b)
@@ -22,7 +24,6 @@ void basis_release(basis *b)
     if (b->pca)
         faiss_VectorTransform_free(b->pca);
     sqlite3_free(b->mean);
-    sqlite3_free(b->shift);
     sqlite3_free(b);
 }
 
@@ -46,37 +47,27 @@ double basis_gamma(double n)
     return nu / (1 - nu);
 }
 
-void basis_centre(const basis *b, const float *x, int count, float *z)
+int basis_reach(const basis *b, int line)
 {
-    for (int i = 0; i < count; i++) {
-        for (int j = 0; j < b->dimension; j++)
-            z[(size_t)i * (size_t)b->dimension + (size_t)j] =
-                (x[(size_t)i * (size_t)b->dimension + (size_t)j] - b->mean[j]) * b->unit;
-    }
+    return b->line - 1 + line * (b->line - 2);
+}
+
+double basis_centre(const basis *b, const float *x, float *z)
+{
+    return round_off_mean(x, b->mean, b->unit, b->dimension, z);
 }
 
 void basis_project(const basis *b, const float *z, int count, float *p)
 {
-    int width = b->fine - 1;
     int threads = segment_use_one_thread();
-    faiss_VectorTransform_apply_noalloc(b->pca, count, z, p);
+    faiss_shim_project(b->pca, count, z, p);
     segment_restore_threads(threads);
-    for (int i = 0; b->shift && i < count; i++) {
-        float *own = p + (size_t)i * (size_t)width;
-        for (int j = 0; j < width; j++)
-            own[j] = j < b->components ? own[j] - b->shift[j] : 0;
-    }
 }
 
 /* |r² - r̂²| <= η with p off by at most `wrong` in norm gives |r - r̂| <= η / r̂, and
 ** never more than sqrt(η). */
-double basis_rest_norm(double z_squared, const float *p, int count, double scale, double wrong,
-                       double *error)
+double basis_rest_norm(double z_squared, double p_squared, double wrong, double *error)
 {
-    double p_squared = 0;
-    for (int i = 0; i < count; i++)
-        p_squared += (double)p[i] * (double)p[i];
-    p_squared *= scale * scale;
     double norm = sqrt(z_squared);
     double eta = 2 * norm * wrong + wrong * wrong + z_squared * 4 * 0x1p-24;
     double r = z_squared > p_squared ? sqrt(z_squared - p_squared) : 0;
@@ -84,8 +75,19 @@ double basis_rest_norm(double z_squared, const float *p, int count, double scale
     return r;
 }
 
-/* Round one component to `step`; add what is lost to *lost, squared. */
-static int round_component(double y, double step, int most, double *lost, int *fits)
+/* Each component of p is a sum of d products whose magnitudes add up to at most |z|, of
+** components of z that were rounded once, added up piece by piece. What is too small for float32
+** is lost in each of them. */
+double basis_projection_error(const basis *b, double z_squared, int components)
+{
+    int pieces = b->dimension / FAISS_SHIM_PIECE + 1;
+    return sqrt((double)components) *
+           (basis_gamma(FAISS_SHIM_PIECE + pieces + 4) * sqrt(z_squared) +
+            b->dimension * (double)FLT_MIN);
+}
+
+/* Round the norm of the rest, less its centre; add what is lost to *lost, squared. */
+static int round_rest(double y, double step, int most, double *lost, int *fits)
 {
     double code = rint(y / step);
     if (!(fabs(code) <= most)) {
@@ -97,47 +99,44 @@ static int round_component(double y, double step, int most, double *lost, int *f
     return (int)code;
 }
 
-double basis_squared_norm(const float *x, int dimension)
+/* Put the last components of a line into its code. */
+static void write_ends(const basis *b, int line, int rest, int former, int8_t *code, int16_t *wide)
 {
-    double sum = 0;
-    for (int i = 0; i < dimension; i++)
-        sum += (double)x[i] * (double)x[i];
-    return sum;
-}
-
-/* Each component of p is a sum
-** of d products whose magnitudes add up to at most |z|, of components of z that were rounded
-** once, less a shift. What is too small for float32 is lost in each of them. */
-double basis_projection_error(const basis *b, double z_squared, int width)
-{
-    return sqrt((double)width) * basis_gamma(b->dimension + 4) *
-               (sqrt(z_squared) + fmax(1, b->scale) * b->shift_norm) +
-           sqrt((double)width) * b->dimension * (double)FLT_MIN;
-}
-
-row_code basis_encode(const basis *b, const float *z, const float *p, int width, double centre_of,
-                      int8_t *code, int16_t *wide)
-{
-    double z_squared = basis_squared_norm(z, b->dimension), lost = 0, rest_error, code_squared = 0;
-    double step = wide ? b->step / KERNEL_FINER : b->step;
-    int most = wide ? CODE_MOST * KERNEL_FINER : CODE_MOST;
-    row_code result = {.fits = 1};
-    double wrong = basis_projection_error(b, z_squared, width);
-    double rest = basis_rest_norm(z_squared, p, width - 1, b->scale, wrong, &rest_error);
-    for (int i = 0; i < width; i++) {
-        double y = i < width - 1 ? b->scale * (double)p[i] : rest - centre_of;
-        int component = round_component(y, step, most, &lost, &result.fits);
-        if (wide)
-            wide[i] = (int16_t)component;
-        else
-            code[i] = (int8_t)component;
-        code_squared += (double)component * component;
+    int last = b->line - 1;
+    if (wide) {
+        wide[line ? last - 1 : last] = (int16_t)rest;
+        if (line)
+            wide[last] = (int16_t)former;
+    } else {
+        code[line ? last - 1 : last] = (int8_t)rest;
+        if (line)
+            code[last] = (int8_t)former;
     }
-    result.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
-    result.norm = step * sqrt(code_squared) * (1 + 1e-9);
-    result.z_squared = z_squared;
-    result.rest = rest;
-    if (!(result.error < INFINITY))
-        result.fits = 0;
+}
+
+row_code basis_encode(const basis *b, double z_squared, const float *p, int8_t *code, int16_t *wide)
+{
+    double step = wide ? b->step / KERNEL_FINER : b->step;
+    int most = wide ? CODE_MOST * KERNEL_FINER : CODE_MOST, rest = 0, begin = 0;
+    rounded sums = {.fits = 1};
+    row_code result = {.z_squared = z_squared};
+    for (int line = 0; line < b->lines; line++) {
+        int end = basis_reach(b, line), former = rest, at = line * b->line;
+        if (wide)
+            round_to_words(p + begin, end - begin, b->scale, step, most, wide + at, &sums);
+        else
+            round_to_bytes(p + begin, end - begin, b->scale, step, most, code + at, &sums);
+        double wrong = basis_projection_error(b, z_squared, end + 1), lost = sums.lost, off;
+        result.rest = basis_rest_norm(z_squared, sums.squares, wrong, &off);
+        rest = round_rest(result.rest - b->centres[line], step, most, &lost, &sums.fits);
+        write_ends(b, line, rest, former, code ? code + at : NULL, wide ? wide + at : NULL);
+        line_code *own = &result.lines[line];
+        own->error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + off * off);
+        own->norm = step * sqrt(sums.codes + (double)rest * rest) * (1 + 1e-9);
+        if (!(own->error < INFINITY))
+            sums.fits = 0;
+        begin = end;
+    }
+    result.fits = sums.fits;
     return result;
 }

@@ -15,13 +15,24 @@
 /* Immutable once made, shared by reference between threads. */
 typedef struct basis basis;
 
+/* Vectors that try a basis as queries, and how near the table's rows are to them. */
+typedef struct basis_trials {
+    int64_t rows; /* of the table */
+    int count;
+    const float *queries;        /* one after another, as the metric stores vectors */
+    const float *nearest, *last; /* of each: the scores of two of the nearest rows, of which … */
+    int nearest_place, last_place; /* … these many, and these many, are as near */
+} basis_trials;
+
 /* Make a basis from `count` sample vectors of this dimension, one after another, which are
 ** changed on the way. *out
-** is NULL where the sample shows that sketches would not help searches by this metric; it is
-** a reference to the former basis (NULL for none) where that is nearly as good.
+** is NULL where sketches would not help searches by this metric; it is
+** a reference to the former basis (NULL for none) where that is nearly as good. What
+** searches would cost with a basis is found out by trials; where there are none (NULL), how
+** many rows of the sample it tells apart decides.
 ** Deterministic. SQLITE_OK or SQLITE_NOMEM. */
-int basis_new(vector_metric metric, float *sample, int count, int dimension, basis *former,
-              basis **out);
+int basis_new(vector_metric metric, float *sample, int count, int dimension,
+              const basis_trials *trials, basis *former, basis **out);
 basis *basis_retain(basis *b);
 void basis_release(basis *b);
 
@@ -32,11 +43,14 @@ int basis_sample_size(int dimension);
 /* Whether vectors of this dimension may have a basis at all. */
 int basis_is_possible(int dimension);
 
+/* Bytes of the codes of one row, at most. */
+int basis_code_most(int dimension);
+
 /* ---- inside ---- */
 
 enum {
-    COARSE_WIDTH = 64, /* components of the codes, the norm of the rest included */
-    FINE_WIDTH = 192,
+    LINE_MOST = 64, /* components of a line of code: a cache line */
+    LINES_MOST = 8,
     CODE_MOST = 127,
     OUTLIERS_SHARE = 8 /* more than an 8th of outliers: no sketch */
 };
@@ -50,7 +64,8 @@ typedef struct energy {
 struct basis {
     atomic_int references;
     int dimension;
-    int coarse, fine; /* widths */
+    int line, lines; /* components of a line, and lines: see basis_encode() */
+    int width;       /* components of a projection: those that the last line knows of */
     float *mean;
     struct FaissVectorTransform_H *pca; /* of the C API */
     float *shift;                       /* what FAISS adds to Az: taken off again */
@@ -58,10 +73,9 @@ struct basis {
     float unit;   /* a power of two that brings distances from the mean to about 1 */
     double scale; /* makes the spectral norm at most 1 */
     double step;
-    double coarse_centre, fine_centre; /* taken off the norms of the rest */
-    double uncertain;                  /* the largest error of such a norm in the sample */
-    double worst_error;                /* a row whose error is greater is an outlier */
-    int components;                    /* of A: the others of fine - 1 are zero */
+    double centres[LINES_MOST]; /* of each line: taken off the norms of the rest */
+    double uncertain;           /* the largest error of such a norm in the sample */
+    double worst_error;         /* a row whose error is greater is an outlier */
     energy sample;
 };
 
@@ -71,35 +85,44 @@ void *basis_room(size_t count, size_t size);
 /* γ(n) of exact.h. */
 double basis_gamma(double n);
 
-/* |x|², added up in double. */
-double basis_squared_norm(const float *x, int dimension);
 void energy_add(energy *e, double z_squared, double rest);
 
-/* z = (x - mean) * unit for `count` vectors. */
-void basis_centre(const basis *b, const float *x, int count, float *z);
+/* The components that a line and those before it know of. */
+int basis_reach(const basis *b, int line);
 
-/* The matrix on `count` vectors, without FAISS's shift; p has fine - 1 components. */
+/* z = (x - mean) * unit; returns |z|², added up in double. */
+double basis_centre(const basis *b, const float *x, float *z);
+
+/* The matrix on `count` vectors; p has `width` components of each. */
 void basis_project(const basis *b, const float *z, int count, float *p);
 
-/* How far a projection of z in `width` components may be off. */
-double basis_projection_error(const basis *b, double z_squared, int width);
+/* How far a projection of z in so many components may be off. */
+double basis_projection_error(const basis *b, double z_squared, int components);
 
-/* The norm of what the first `count` components leave of z, and the bound of its error. p is
-** off by at most `wrong` in norm. */
-double basis_rest_norm(double z_squared, const float *p, int count, double scale, double wrong,
-                       double *error);
+/* The norm of what components of norm `p_squared`, squared, leave of z, and the bound of its
+** error, where they are off by at most `wrong` in norm. */
+double basis_rest_norm(double z_squared, double p_squared, double wrong, double *error);
+
+/* What a line and those before it say of a row. */
+typedef struct line_code {
+    double error; /* rounding on the way included */
+    double norm;  /* of step * code */
+} line_code;
 
 /* One row on its way to integers. */
 typedef struct row_code {
-    double error;           /* of the code, rounding on the way included */
-    double norm;            /* of step * code */
-    double z_squared, rest; /* of z, and the norm of its rest */
+    line_code lines[LINES_MOST];
+    double z_squared, rest; /* of z, and the norm of what the last line leaves of it */
     int fits;               /* no component was cut */
 } row_code;
 
-/* Encode z with its projection p in `width` components: of a query in finer steps, to
-** `wide`, of a row to `code`. */
-row_code basis_encode(const basis *b, const float *z, const float *p, int width, double centre_of,
-                      int8_t *code, int16_t *wide);
+/*
+** Encode z, of norm `z_squared`, squared, with its projection p, in lines one after another: of
+** a query in finer steps, to `wide`, of a row to `code`. The first line has the first
+** components, and then the norm of the rest. A later line has the next components, then the
+** norm of what they leave, and then, once more, the norm in the line before it.
+*/
+row_code basis_encode(const basis *b, double z_squared, const float *p, int8_t *code,
+                      int16_t *wide);
 
 #endif

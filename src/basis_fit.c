@@ -7,6 +7,9 @@
 
 #include <c_api/VectorTransform_c.h>
 
+#include "basis_trial.h"
+#include "faiss_shim.h"
+#include "rounding.h"
 #include "segment.h"
 
 enum {
@@ -15,12 +18,16 @@ enum {
     SAMPLE_LEAST = 512,
     SAMPLE_OF_MANY = 960, /* rows, where the dimension is above 1,000: FAISS then
                               ** decomposes a matrix of rows by rows */
-    TRIALS = 8,           /* rows of the sample that try a basis as queries */
-    FAR = 10,             /* times the median from the mean: no part of the sample */
-    TRIAL_NEIGHBOURS = 10
+    LINE_DIMENSION = 256, /* below, lines are half as long */
+    LINES_LEAST = 2,
+    FAR = 10 /* times the median from the mean: no part of the sample */
 };
 
-static const double SHARE_LEFT = 0.25; /* of the sample left over: no help */
+/* Codes take at most so many bytes for each component of a vector: a sixth or so of its memory. */
+static const double CODE_SHARE = 0.75;
+
+/* A basis that costs so many times as much as a new one stays. */
+static const double NEARLY_AS_GOOD = 1.5;
 
 /* The row sums of AAᵀ are 1 for orthogonal components; beyond this they are cut off. */
 static const double ORTHOGONAL_MOST = 1.25;
@@ -33,6 +40,22 @@ int basis_sample_size(int dimension)
 int basis_is_possible(int dimension)
 {
     return dimension >= DIMENSION_LEAST;
+}
+
+static int line_of(int dimension)
+{
+    return dimension < LINE_DIMENSION ? LINE_MOST / 2 : LINE_MOST;
+}
+
+static int lines_most(int dimension)
+{
+    int lines = (int)(dimension * CODE_SHARE) / line_of(dimension);
+    return lines < LINES_LEAST ? LINES_LEAST : lines > LINES_MOST ? LINES_MOST : lines;
+}
+
+int basis_code_most(int dimension)
+{
+    return line_of(dimension) * lines_most(dimension);
 }
 
 /* ---- the centre and the matrix ---- */
@@ -115,15 +138,14 @@ static int find_centre(basis *b, float *sample, int *count)
     return rc;
 }
 
-/* Add up AAᵀ from some columns of A, which stand in the rows of `columns`. */
-static void add_products(const float *columns, size_t count, size_t m, double *products)
+/* Column by column add up the lower half of AAᵀ. */
+static void add_products(const float *a, size_t d, size_t m, double *products, float *column)
 {
-    for (size_t i = 0; i < count; i++) {
-        const float *column = columns + i * m;
-        for (size_t j = 0; j < m; j++) {
-            for (size_t l = 0; l < m; l++)
-                products[j * m + l] += (double)column[j] * (double)column[l];
-        }
+    for (size_t i = 0; i < d; i++) {
+        for (size_t j = 0; j < m; j++)
+            column[j] = a[j * d + i];
+        for (size_t j = 0; j < m; j++)
+            round_add(column, (double)column[j], (int)j + 1, products + j * m);
     }
 }
 
@@ -132,7 +154,7 @@ static void add_products(const float *columns, size_t count, size_t m, double *p
 ** dimensions than components, what FAISS gives beyond is rounding, and may be anything. */
 static double largest_row_sum(const double *products, size_t m, int *components)
 {
-    double largest = 0, sums[FINE_WIDTH] = {0};
+    double largest = 0, sums[LINE_MOST * LINES_MOST] = {0};
     for (size_t j = 0; j < m; j++) {
         double with = 0;
         for (size_t l = 0; l <= j; l++) {
@@ -151,236 +173,94 @@ static double largest_row_sum(const double *products, size_t m, int *components)
     return largest;
 }
 
-/*
-** Scale the matrix so that its spectral norm is at most 1. |A|² is at most the
-** largest sum of magnitudes in a row of AAᵀ. The matrix is read by applying it to the
-** unit vectors; the copy differs from FAISS's by rounding twice, which the last term
-** allows for.
-*/
-static int find_scale(basis *b)
+/* Scale the matrix so that its spectral norm is at most 1. |A|² is at most the
+** largest sum of magnitudes in a row of AAᵀ. */
+static int find_scale(basis *b, int *known)
 {
-    enum { BLOCK = 64 };
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    float *unit = basis_room(BLOCK * d, sizeof *unit),
-          *columns = basis_room(BLOCK * m, sizeof *columns);
+    size_t d = (size_t)b->dimension, m = (size_t)b->width;
+    float *column = basis_room(m, sizeof *column);
     double *products = basis_room(m * m, sizeof *products);
-    int rc = unit && columns && products ? SQLITE_OK : SQLITE_NOMEM;
-    if (rc == SQLITE_OK)
-        memset(products, 0, m * m * sizeof *products);
-    for (size_t begin = 0; rc == SQLITE_OK && begin < d; begin += BLOCK) {
-        size_t count = d - begin < BLOCK ? d - begin : BLOCK;
-        memset(unit, 0, BLOCK * d * sizeof *unit);
-        for (size_t i = 0; i < count; i++)
-            unit[i * d + begin + i] = 1;
-        basis_project(b, unit, (int)count, columns);
-        add_products(columns, count, m, products);
-    }
+    int rc = column && products ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK) {
-        double largest = largest_row_sum(products, m, &b->components);
-        for (int i = 0; i < b->components; i++)
-            b->shift_norm += (double)b->shift[i] * (double)b->shift[i];
-        b->shift_norm = sqrt(b->shift_norm);
-        double copied = sqrt((double)(d * m)) * 4 * 0x1p-24 * (1 + b->shift_norm);
-        b->scale = 1 / ((sqrt(largest) + copied) * (1 + 1e-9));
+        memset(products, 0, m * m * sizeof *products);
+        add_products(faiss_shim_matrix(b->pca), d, m, products, column);
+        double largest = largest_row_sum(products, m, known);
+        b->scale = 1 / (sqrt(largest) * (1 + 1e-9));
         if (!(b->scale > 0 && b->scale < INFINITY))
             b->scale = 0;
     }
-    sqlite3_free(unit);
-    sqlite3_free(columns);
+    sqlite3_free(column);
     sqlite3_free(products);
     return rc;
 }
 
-/* The step and the centres of the norms, from the sample's projections. */
-static int find_step(basis *b, const float *z, const float *p, int count)
+/* What a row of the sample is, measured by the norms of the rest of every line. */
+static void measure_rests(basis *b, double z_squared, const float *p, double *sums,
+                          double *coarsest, double *largest)
 {
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    double coarse_sum = 0, fine_sum = 0, unknown, largest = 0, coarse_low = INFINITY,
-           coarse_high = 0;
-    for (int i = 0; i < count; i++) {
-        const float *zi = z + (size_t)i * d, *pi = p + (size_t)i * m;
-        double z_squared = basis_squared_norm(zi, b->dimension), ignored;
-        for (size_t j = 0; j < m; j++)
-            largest = fmax(largest, fabs((double)pi[j]) * b->scale);
-        double coarse = basis_rest_norm(z_squared, pi, b->coarse - 1, b->scale, 0, &ignored);
-        double fine = basis_rest_norm(z_squared, pi, b->fine - 1, b->scale, 0, &ignored);
-        coarse_sum += coarse;
-        fine_sum += fine;
-        energy_add(&b->sample, z_squared, fine);
-        basis_rest_norm(z_squared, pi, b->fine - 1, b->scale,
-                        basis_projection_error(b, z_squared, b->fine), &unknown);
+    double squares = 0, unknown;
+    for (int line = 0, i = 0; line < b->lines; line++) {
+        for (; i < basis_reach(b, line); i++) {
+            double y = b->scale * (double)p[i];
+            squares += y * y;
+            *largest = fmax(*largest, fabs(y));
+        }
+        double wrong = basis_projection_error(b, z_squared, i + 1);
+        double rest = basis_rest_norm(z_squared, squares, wrong, &unknown);
+        sums[line] += rest;
+        if (line == 0)
+            *coarsest = rest;
+        if (line < b->lines - 1)
+            continue;
+        energy_add(&b->sample, z_squared, rest);
         b->uncertain = fmax(b->uncertain, unknown);
-        coarse_low = fmin(coarse_low, coarse);
-        coarse_high = fmax(coarse_high, coarse);
     }
-    b->coarse_centre = coarse_sum / count;
-    b->fine_centre = fine_sum / count;
-    largest = fmax(largest, fmax(coarse_high - b->coarse_centre, b->coarse_centre - coarse_low));
-    b->step = largest * 1.05 / CODE_MOST;
-    /* Rounded evenly, an error is step * sqrt(width / 12) or so. Where the components leave
-    ** nothing, it is more that the norm of the rest is not known any better. */
-    b->worst_error = b->step * sqrt(b->fine) * 0.75 + b->uncertain * 1.5;
-    return b->step > FLT_MIN && b->step < FLT_MAX;
 }
 
-/* ---- trials ---- */
-
-/* How near a row of the sample is to another one, smaller is nearer; and the least that
-** it can be by their projections, unrounded. For distances the norms of the rest are left
-** out. In the units of the sample and of z. */
-static double true_rank(const basis *b, vector_metric metric, const float *x, const float *query)
+/* The step and the centres of the norms, from the sample's projections and squared norms. */
+static int find_step(basis *b, const double *z_squared, const float *p, int count)
 {
-    double sum = 0;
-    for (int j = 0; j < b->dimension; j++) {
-        double off = (double)x[j] - (double)query[j];
-        sum += metric == METRIC_KIND_IP ? -(double)x[j] * (double)query[j] : off * off;
-    }
-    return sum;
-}
-
-/* Projections of the rows of a sample, and of the query that tries them. */
-typedef struct trial {
-    const float *p;     /* of the rows, m of them each */
-    const double *rest; /* norms of the rest */
-    const float *query;
-    double query_rest, mean_product;
-} trial;
-
-static double bounded_rank(const basis *b, vector_metric metric, const trial *t, size_t row)
-{
-    size_t m = (size_t)b->fine - 1;
-    const float *p = t->p + row * m;
-    double sum = 0;
-    for (size_t j = 0; j < m; j++) {
-        double off = ((double)p[j] - (double)t->query[j]) * b->scale;
-        sum += metric == METRIC_KIND_IP ? (double)p[j] * b->scale * (double)t->query[j] * b->scale
-                                        : off * off;
-    }
-    return metric == METRIC_KIND_IP ? -(sum + t->rest[row] * t->query_rest + t->mean_product) : sum;
-}
-
-/* The rank of the last of the nearest few rows of the sample to one of them. */
-static double nearest_rank(const basis *b, vector_metric metric, const float *sample, int count,
-                           size_t query)
-{
-    size_t d = (size_t)b->dimension;
-    double nearest[TRIAL_NEIGHBOURS + 1];
-    int found = 0;
-    for (size_t i = 0; i < (size_t)count; i++) {
-        double rank = true_rank(b, metric, sample + i * d, sample + query * d);
-        int at = found <= TRIAL_NEIGHBOURS ? found++ : rank < nearest[found - 1] ? found - 1 : -1;
-        for (; at > 0 && nearest[at - 1] > rank; at--)
-            nearest[at] = nearest[at - 1];
-        if (at >= 0)
-            nearest[at] = rank;
-    }
-    return nearest[found - 1];
-}
-
-/* Prepare a trial with a row of the sample as the query. */
-static void trial_query(const basis *b, vector_metric metric, const float *sample, size_t query,
-                        trial *t, float *scratch, float *projected)
-{
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    double ignored;
-    t->query = t->p + query * m;
-    t->mean_product = t->query_rest = 0;
-    if (metric != METRIC_KIND_IP)
-        return;
-    for (size_t j = 0; j < d; j++) {
-        scratch[j] = sample[query * d + j] * b->unit;
-        t->mean_product += (double)scratch[j] * (double)b->mean[j] * (double)b->unit;
-    }
-    basis_project(b, scratch, 1, projected);
-    t->query = projected;
-    t->query_rest = basis_rest_norm(basis_squared_norm(scratch, b->dimension), projected, (int)m,
-                                    b->scale, 0, &ignored);
-}
-
-/* The share of the sample that a basis leaves over for the nearest few of some of its
-** rows, by sketches as well rounded as most. z and p are those of the sample by this basis.
-** -1 without memory. */
-static double share_left(const basis *b, vector_metric metric, const float *sample, const float *z,
-                         const float *p, int count)
-{
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1, left = 0;
-    int trials = count < TRIALS ? count : TRIALS;
-    double *rest = basis_room((size_t)count, sizeof *rest), ignored;
-    float *scratch = basis_room(d + m, sizeof *scratch);
-    double rounding = b->step * sqrt((double)b->fine / 12) + b->uncertain, unit = (double)b->unit;
-    trial t = {.p = p, .rest = rest};
-    for (int i = 0; rest && i < count; i++)
-        rest[i] = basis_rest_norm(basis_squared_norm(z + (size_t)i * d, b->dimension),
-                                  p + (size_t)i * m, (int)m, b->scale, 0, &ignored);
-    for (int n = 0; rest && scratch && n < trials; n++) {
-        size_t query = (size_t)n * (size_t)count / (size_t)trials;
-        double bound = nearest_rank(b, metric, sample, count, query) * unit * unit;
-        trial_query(b, metric, sample, query, &t, scratch, scratch + d);
-        if (metric == METRIC_KIND_IP)
-            bound += rounding * sqrt(basis_squared_norm(scratch, b->dimension));
-        else
-            bound = (sqrt(bound) + rounding) * (sqrt(bound) + rounding);
-        for (size_t i = 0; i < (size_t)count; i++)
-            left += bounded_rank(b, metric, &t, i) <= bound;
-    }
-    double share = rest && scratch ? (double)left / ((double)trials * (double)count) : -1;
-    sqlite3_free(rest);
-    sqlite3_free(scratch);
-    return share;
-}
-
-/* The same of a basis whose codes the sample may not fit: 1 then. z and p are scratch. */
-static double share_left_by(const basis *b, vector_metric metric, const float *sample, float *z,
-                            float *p, int count)
-{
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
-    int8_t code[FINE_WIDTH];
-    int misfits = 0;
-    basis_centre(b, sample, count, z);
-    basis_project(b, z, count, p);
+    double sums[LINES_MOST] = {0}, largest = 0, low = INFINITY, high = 0, coarsest = 0;
+    b->sample = (energy){0};
+    b->uncertain = 0;
     for (int i = 0; i < count; i++) {
-        row_code fine = basis_encode(b, z + (size_t)i * d, p + (size_t)i * m, b->fine,
-                                     b->fine_centre, code, NULL);
-        misfits += !fine.fits || fine.error > b->worst_error;
+        measure_rests(b, z_squared[i], p + (size_t)i * (size_t)b->width, sums, &coarsest, &largest);
+        low = fmin(low, coarsest);
+        high = fmax(high, coarsest);
     }
-    return misfits > count / OUTLIERS_SHARE ? 1 : share_left(b, metric, sample, z, p, count);
+    for (int line = 0; line < b->lines; line++)
+        b->centres[line] = sums[line] / count;
+    largest = fmax(largest, fmax(high - b->centres[0], b->centres[0] - low));
+    b->step = largest * 1.05 / CODE_MOST;
+    /* Rounded evenly, an error is step * sqrt(components / 12) or so. Where the components leave
+    ** nothing, it is more that the norm of the rest is not known any better. */
+    b->worst_error = b->step * sqrt(b->width + 1) * 0.75 + b->uncertain * 1.5;
+    return b->step > FLT_MIN && b->step < FLT_MAX;
 }
 
 /* ---- fitting ---- */
 
-/* Find what FAISS adds to Az: the projection of zero. */
-static int find_shift(basis *b)
+/* Centre the sample and project it. */
+static void project_sample(const basis *b, const float *sample, int count, float *z,
+                           double *z_squared, float *p)
 {
-    size_t m = (size_t)b->fine - 1;
-    float *zero = basis_room((size_t)b->dimension, sizeof *zero);
-    float *shift = basis_room(m, sizeof *shift);
-    if (!zero || !shift) {
-        sqlite3_free(zero);
-        sqlite3_free(shift);
-        return SQLITE_NOMEM;
-    }
-    memset(zero, 0, (size_t)b->dimension * sizeof *zero);
-    basis_project(b, zero, 1, shift);
-    sqlite3_free(zero);
-    b->shift = shift;
-    b->components = (int)m;
-    return SQLITE_OK;
+    size_t d = (size_t)b->dimension;
+    for (size_t i = 0; i < (size_t)count; i++)
+        z_squared[i] = basis_centre(b, sample + i * d, z + i * d);
+    basis_project(b, z, count, p);
 }
 
-static int train(basis *b, const float *sample, int count, float *z, float *p)
+/* z is the centred sample. */
+static int train(basis *b, const float *z, int count)
 {
-    size_t m = (size_t)b->fine - 1;
-    basis_centre(b, sample, count, z);
     int threads = segment_use_one_thread();
-    int code = faiss_PCAMatrix_new_with(&b->pca, b->dimension, (int)m, 0, 0);
+    int code = faiss_PCAMatrix_new_with(&b->pca, b->dimension, b->width, 0, 0);
     if (code == 0)
         code = faiss_VectorTransform_train(b->pca, count, z);
     segment_restore_threads(threads);
-    int rc = code == 0 ? find_shift(b) : SQLITE_NOMEM;
-    if (rc == SQLITE_OK)
-        rc = find_scale(b);
-    if (rc == SQLITE_OK)
-        basis_project(b, z, count, p);
+    int known = b->width, rc = code == 0 ? find_scale(b, &known) : SQLITE_NOMEM;
+    if (rc == SQLITE_OK && faiss_shim_shorten(b->pca, b->width, known) != 0)
+        rc = SQLITE_NOMEM;
     return rc;
 }
 
@@ -392,13 +272,96 @@ static basis *basis_open(int dimension)
     memset(b, 0, sizeof *b);
     atomic_init(&b->references, 1);
     b->dimension = dimension;
-    b->coarse = COARSE_WIDTH < dimension / 2 ? COARSE_WIDTH : dimension / 4 / 8 * 8;
-    b->fine = FINE_WIDTH < dimension / 2 ? FINE_WIDTH : dimension / 2 / 8 * 8;
+    b->line = line_of(dimension);
+    b->lines = lines_most(dimension);
+    b->width = basis_reach(b, b->lines - 1);
     return b;
 }
 
-int basis_new(vector_metric metric, float *sample, int count, int dimension, basis *former,
-              basis **out)
+/* The sample, and room for what a basis makes of it. */
+typedef struct fitting {
+    vector_metric metric;
+    const float *sample;
+    int count;
+    const basis_trials *trials;
+    float *z, *p;
+    double *z_squared;
+} fitting;
+
+/* Try a basis: how much a search costs with it, below 1 where it is of use; and with how many
+** of its lines. */
+static int try_basis(const basis *b, const fitting *f, double *cost, int *lines)
+{
+    trial_sample sample = {f->sample, f->count, f->p, f->z_squared};
+    return trial_cost(b, f->metric, &sample, f->trials, cost, lines);
+}
+
+/* The same of a basis made before, whose codes the sample may not fit. */
+static int try_former(const basis *b, const fitting *f, double *cost)
+{
+    int8_t code[LINE_MOST * LINES_MOST];
+    int misfits = 0, lines;
+    project_sample(b, f->sample, f->count, f->z, f->z_squared, f->p);
+    for (int i = 0; i < f->count; i++) {
+        row_code row =
+            basis_encode(b, f->z_squared[i], f->p + (size_t)i * (size_t)b->width, code, NULL);
+        misfits += !row.fits || row.lines[b->lines - 1].error > b->worst_error;
+    }
+    *cost = INFINITY;
+    return misfits > f->count / OUTLIERS_SHARE ? SQLITE_OK : try_basis(b, f, cost, &lines);
+}
+
+/* Keep so many lines of a basis alone. */
+static int shorten(basis *b, const fitting *f, int lines)
+{
+    size_t width = (size_t)b->width;
+    b->lines = lines;
+    b->width = basis_reach(b, lines - 1);
+    for (size_t i = 0; i < (size_t)f->count; i++)
+        memmove(f->p + i * (size_t)b->width, f->p + i * width, (size_t)b->width * sizeof *f->p);
+    find_step(b, f->z_squared, f->p, f->count);
+    return faiss_shim_shorten(b->pca, b->width, b->width) == 0 ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* Fit a new basis to the sample; *cost is below 1 where it is of use. */
+static int fit(basis *b, const fitting *f, double *cost)
+{
+    int lines = b->lines;
+    *cost = INFINITY;
+    if (f->count < SAMPLE_LEAST || !(b->unit > 0 && b->unit < INFINITY))
+        return SQLITE_OK;
+    for (size_t i = 0; i < (size_t)f->count; i++)
+        basis_centre(b, f->sample + i * (size_t)b->dimension, f->z + i * (size_t)b->dimension);
+    int rc = train(b, f->z, f->count);
+    if (rc != SQLITE_OK || !(b->scale > 0))
+        return rc;
+    project_sample(b, f->sample, f->count, f->z, f->z_squared, f->p);
+    if (!find_step(b, f->z_squared, f->p, f->count))
+        return SQLITE_OK;
+    rc = try_basis(b, f, cost, &lines);
+    if (rc == SQLITE_OK && lines < b->lines)
+        rc = shorten(b, f, lines);
+    return rc;
+}
+
+static int fitting_open(fitting *f, int width, int dimension)
+{
+    size_t n = (size_t)f->count;
+    f->z = basis_room(n * (size_t)dimension, sizeof *f->z);
+    f->p = basis_room(n * (size_t)width, sizeof *f->p);
+    f->z_squared = basis_room(n, sizeof *f->z_squared);
+    return f->z && f->p && f->z_squared ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static void fitting_close(fitting *f)
+{
+    sqlite3_free(f->z);
+    sqlite3_free(f->p);
+    sqlite3_free(f->z_squared);
+}
+
+int basis_new(vector_metric metric, float *sample, int count, int dimension,
+              const basis_trials *trials, basis *former, basis **out)
 {
     *out = NULL;
     if (!basis_is_possible(dimension))
@@ -406,25 +369,19 @@ int basis_new(vector_metric metric, float *sample, int count, int dimension, bas
     basis *b = basis_open(dimension);
     if (!b)
         return SQLITE_NOMEM;
-    size_t n = (size_t)count;
-    float *z = basis_room(n * (size_t)dimension, sizeof *z);
-    float *p = basis_room(n * (size_t)b->fine, sizeof *p);
-    double left = 1, left_by_former = 1;
-    int rc = z && p ? find_centre(b, sample, &count) : SQLITE_NOMEM;
-    int trains = rc == SQLITE_OK && count >= SAMPLE_LEAST && b->unit > 0 && b->unit < INFINITY;
-    if (trains)
-        rc = train(b, sample, count, z, p);
-    if (trains && rc == SQLITE_OK && b->scale > 0 && find_step(b, z, p, count))
-        left = share_left_by(b, metric, sample, z, p, count);
-    if (trains && rc == SQLITE_OK && former)
-        left_by_former = share_left_by(former, metric, sample, z, p, count);
-    if (left < 0 || left_by_former < 0)
-        rc = SQLITE_NOMEM;
-    sqlite3_free(z);
-    sqlite3_free(p);
-    if (rc == SQLITE_OK && left_by_former < SHARE_LEFT && left_by_former <= 2 * left)
+    fitting f = {.metric = metric, .sample = sample, .count = count, .trials = trials};
+    double cost = INFINITY, cost_of_former = INFINITY;
+    int rc = fitting_open(&f, b->width, dimension);
+    if (rc == SQLITE_OK)
+        rc = find_centre(b, sample, &f.count);
+    if (rc == SQLITE_OK)
+        rc = fit(b, &f, &cost);
+    if (rc == SQLITE_OK && former && f.count >= SAMPLE_LEAST)
+        rc = try_former(former, &f, &cost_of_former);
+    fitting_close(&f);
+    if (rc == SQLITE_OK && cost_of_former < 1 && cost_of_former <= NEARLY_AS_GOOD * cost)
         *out = basis_retain(former);
-    else if (rc == SQLITE_OK && left < SHARE_LEFT)
+    else if (rc == SQLITE_OK && cost < 1)
         *out = basis_retain(b);
     basis_release(b);
     return rc;

@@ -9,8 +9,7 @@
 #include "sql_text.h"
 
 enum {
-    LOW_ROW_BYTES = 257, /* of a sketch, where vectors are left in the source */
-    CHANGES_SHARE = 4,   /* when more than a part of the rows changed, reading all is cheaper … */
+    CHANGES_SHARE = 4, /* when more than a part of the rows changed, reading all is cheaper … */
     CHANGES_ALWAYS = 4096 /* … unless they are few in any case */
 };
 
@@ -99,7 +98,8 @@ static int64_t room_for(const snapshot *s, int drop)
 static int take_room(reading *r, int bytes, char **message)
 {
     snapshot *s = r->snapshot;
-    r->so_far.bytes += r->keeping != INDEX_VECTORS && bytes > LOW_ROW_BYTES ? LOW_ROW_BYTES : bytes;
+    int most = basis_code_most(r->so_far.dimension) + 1; /* where vectors stay in the source */
+    r->so_far.bytes += r->keeping != INDEX_VECTORS && bytes > most ? most : bytes;
     if (r->room < 0 || r->so_far.bytes <= r->room)
         return SQLITE_OK;
     connection_forget_idle(s->connection);

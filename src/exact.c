@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernel.h"
+#include "rounding.h"
 
 enum {
     CACHE_LINE = 64,
@@ -22,34 +23,31 @@ struct sketch {
     basis *basis;
     int count, room; /* rows; those that fit */
     int outlier_count;
-    code_bounds coarse_bounds, fine_bounds;
-    double largest_norm;   /* of the vectors that are no outliers, at least */
-    energy energy;         /* of these */
-    int8_t *coarse, *fine; /* from the start of a cache line */
-    void *coarse_memory, *fine_memory;
+    code_bounds bounds[LINES_MOST]; /* of a line and those before it */
+    double largest_norm;            /* of the vectors that are no outliers, at least */
+    energy energy;                  /* of these */
+    int8_t *codes[LINES_MOST];      /* each line of all rows, from the start of a cache line */
+    void *memory[LINES_MOST];
     uint8_t *outliers; /* 1 for each that is; NULL for none */
 };
 
-/* A query's code of one width, for inner products. */
-typedef struct product_code {
-    double step;
+/* What a line of a query's code and those before it say. */
+typedef struct query_line {
     double error; /* of step * code */
-    double rest;  /* the norm of the rest */
-} product_code;
+    double rest;  /* for inner products: the norm of the rest */
+} query_line;
 
 struct query_sketch {
     const basis *basis;
     vector_metric metric;
     double norm; /* of the query */
-    /* for distances */
-    double coarse_error, fine_error;
     /* for inner products: with the query times `unit`, a power of two */
-    double unit;
+    double unit, step;
     double mean_product; /* <mean, query> */
     double mean_error;
-    product_code coarse_product, fine_product;
     /* for either */
-    int16_t coarse[COARSE_WIDTH], fine[FINE_WIDTH];
+    query_line lines[LINES_MOST];
+    int16_t code[LINES_MOST * LINE_MOST]; /* as basis_encode() has it */
 };
 
 /* ---- sketches ---- */
@@ -57,6 +55,11 @@ struct query_sketch {
 const basis *sketch_basis(const sketch *s)
 {
     return s->basis;
+}
+
+int sketch_has_outliers(const sketch *s)
+{
+    return s->outlier_count > 0;
 }
 
 int sketch_fits(const sketch *s)
@@ -70,7 +73,7 @@ int sketch_fits(const sketch *s)
 size_t sketch_bytes(const sketch *s)
 {
     size_t outliers = s->outliers ? 1 : 0;
-    return sizeof *s + (size_t)s->room * ((size_t)(s->basis->coarse + s->basis->fine) + outliers);
+    return sizeof *s + (size_t)s->room * ((size_t)(s->basis->line * s->basis->lines) + outliers);
 }
 
 void sketch_free(sketch *s)
@@ -78,8 +81,8 @@ void sketch_free(sketch *s)
     if (!s)
         return;
     basis_release(s->basis);
-    sqlite3_free(s->coarse_memory);
-    sqlite3_free(s->fine_memory);
+    for (int line = 0; line < LINES_MOST; line++)
+        sqlite3_free(s->memory[line]);
     sqlite3_free(s->outliers);
     sqlite3_free(s);
 }
@@ -118,15 +121,15 @@ static int move_codes(void **memory, int8_t **codes, size_t used, size_t bytes)
 /* Give the codes room for so many rows. */
 static int sketch_resize(sketch *s, size_t rows)
 {
-    size_t coarse = (size_t)s->basis->coarse, fine = (size_t)s->basis->fine;
-    size_t used = (size_t)s->count;
+    size_t width = (size_t)s->basis->line, used = (size_t)s->count * width;
     uint8_t *outliers = sqlite3_realloc64(s->outliers, rows);
-    if (outliers)
-        s->outliers = outliers;
-    if (!outliers ||
-        move_codes(&s->coarse_memory, &s->coarse, used * coarse, rows * coarse) != SQLITE_OK ||
-        move_codes(&s->fine_memory, &s->fine, used * fine, rows * fine) != SQLITE_OK)
+    if (!outliers)
         return SQLITE_NOMEM;
+    s->outliers = outliers;
+    for (int line = 0; line < s->basis->lines; line++) {
+        if (move_codes(&s->memory[line], &s->codes[line], used, rows * width) != SQLITE_OK)
+            return SQLITE_NOMEM;
+    }
     s->room = (int)rows;
     return SQLITE_OK;
 }
@@ -143,32 +146,35 @@ static int sketch_reserve(sketch *s, int more)
     return sketch_resize(s, rows);
 }
 
-static void bounds_merge(code_bounds *bounds, const code_bounds *other)
+static void bounds_add(code_bounds *bounds, double error, double norm)
 {
-    bounds->error = fmax(bounds->error, other->error);
-    bounds->norm = fmax(bounds->norm, other->norm);
+    bounds->error = fmax(bounds->error, error);
+    bounds->norm = fmax(bounds->norm, norm);
 }
 
-static void bounds_add(code_bounds *bounds, const row_code *code)
+/* Where a line of a row's code stands. */
+static int8_t *code_at(const sketch *s, int line, size_t row)
 {
-    bounds->error = fmax(bounds->error, code->error);
-    bounds->norm = fmax(bounds->norm, code->norm);
+    return s->codes[line] + row * (size_t)s->basis->line;
 }
 
-/* Encode row i, x, in both widths; 1 if it is an outlier. */
-static int sketch_row(sketch *s, int i, const float *x, const float *z, const float *p)
+/* Encode row i, x; 1 if it is an outlier. */
+static int sketch_row(sketch *s, int i, const float *x, double z_squared, const float *p)
 {
     const basis *b = s->basis;
-    row_code coarse = basis_encode(b, z, p, b->coarse, b->coarse_centre,
-                                   s->coarse + (size_t)i * (size_t)b->coarse, NULL);
-    row_code fine =
-        basis_encode(b, z, p, b->fine, b->fine_centre, s->fine + (size_t)i * (size_t)b->fine, NULL);
-    if (!coarse.fits || !fine.fits || fine.error > b->worst_error || coarse.error > b->worst_error)
+    int8_t code[LINES_MOST * LINE_MOST];
+    row_code row = basis_encode(b, z_squared, p, code, NULL);
+    int fits = row.fits;
+    for (int line = 0; line < b->lines; line++) {
+        memcpy(code_at(s, line, (size_t)i), code + line * b->line, (size_t)b->line);
+        fits &= row.lines[line].error <= b->worst_error;
+    }
+    if (!fits)
         return 1;
-    bounds_add(&s->coarse_bounds, &coarse);
-    bounds_add(&s->fine_bounds, &fine);
-    energy_add(&s->energy, fine.z_squared, fine.rest);
-    s->largest_norm = fmax(s->largest_norm, sqrt(basis_squared_norm(x, b->dimension)) * (1 + 1e-9));
+    for (int line = 0; line < b->lines; line++)
+        bounds_add(&s->bounds[line], row.lines[line].error, row.lines[line].norm);
+    energy_add(&s->energy, row.z_squared, row.rest);
+    s->largest_norm = fmax(s->largest_norm, sqrt(round_square(x, b->dimension)) * (1 + 1e-9));
     return 0;
 }
 
@@ -176,18 +182,20 @@ int sketch_add(sketch *s, const float *vectors, int count)
 {
     enum { PIECE = 256 };
     const basis *b = s->basis;
-    size_t d = (size_t)b->dimension, m = (size_t)b->fine - 1;
+    size_t d = (size_t)b->dimension, m = (size_t)b->width;
     size_t most = count < PIECE ? (size_t)count : PIECE;
     float *z = basis_room(most * d, sizeof *z), *p = basis_room(most * m, sizeof *p);
+    double z_squared[PIECE];
     int rc = z && p ? sketch_reserve(s, count) : SQLITE_NOMEM;
     for (int begin = 0; rc == SQLITE_OK && begin < count; begin += PIECE) {
         int n = count - begin < PIECE ? count - begin : PIECE;
-        basis_centre(b, vectors + (size_t)begin * d, n, z);
+        const float *x = vectors + (size_t)begin * d;
+        for (size_t i = 0; i < (size_t)n; i++)
+            z_squared[i] = basis_centre(b, x + i * d, z + i * d);
         basis_project(b, z, n, p);
-        for (int i = 0; i < n; i++) {
+        for (size_t i = 0; i < (size_t)n; i++) {
             int row = s->count++;
-            s->outliers[row] = (uint8_t)sketch_row(s, row, vectors + (size_t)(begin + i) * d,
-                                                   z + (size_t)i * d, p + (size_t)i * m);
+            s->outliers[row] = (uint8_t)sketch_row(s, row, x + i * d, z_squared[i], p + i * m);
             s->outlier_count += s->outliers[row];
         }
     }
@@ -198,12 +206,11 @@ int sketch_add(sketch *s, const float *vectors, int count)
 
 int sketch_add_outlier(sketch *s)
 {
-    const basis *b = s->basis;
     if (sketch_reserve(s, 1) != SQLITE_OK)
         return SQLITE_NOMEM;
     size_t row = (size_t)s->count++;
-    memset(s->coarse + row * (size_t)b->coarse, 0, (size_t)b->coarse);
-    memset(s->fine + row * (size_t)b->fine, 0, (size_t)b->fine);
+    for (int line = 0; line < s->basis->lines; line++)
+        memset(code_at(s, line, row), 0, (size_t)s->basis->line);
     s->outliers[row] = 1;
     s->outlier_count++;
     return SQLITE_OK;
@@ -212,17 +219,16 @@ int sketch_add_outlier(sketch *s)
 int sketch_add_row(sketch *s, const sketch *from, int slot)
 {
     const basis *b = s->basis;
-    size_t at = (size_t)slot, coarse = (size_t)b->coarse, fine = (size_t)b->fine;
     if (from->basis != b || (from->outliers && from->outliers[slot]))
         return sketch_add_outlier(s);
     if (sketch_reserve(s, 1) != SQLITE_OK)
         return SQLITE_NOMEM;
     size_t row = (size_t)s->count++;
-    memcpy(s->coarse + row * coarse, from->coarse + at * coarse, coarse);
-    memcpy(s->fine + row * fine, from->fine + at * fine, fine);
+    for (int line = 0; line < b->lines; line++) {
+        memcpy(code_at(s, line, row), code_at(from, line, (size_t)slot), (size_t)b->line);
+        bounds_add(&s->bounds[line], from->bounds[line].error, from->bounds[line].norm);
+    }
     s->outliers[row] = 0;
-    bounds_merge(&s->coarse_bounds, &from->coarse_bounds);
-    bounds_merge(&s->fine_bounds, &from->fine_bounds);
     s->largest_norm = fmax(s->largest_norm, from->largest_norm);
     return SQLITE_OK;
 }
@@ -261,32 +267,54 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out)
 static void encode_for_distances(query_sketch *q, const float *query, float *z, float *p)
 {
     const basis *b = q->basis;
-    basis_centre(b, query, 1, z);
+    double z_squared = basis_centre(b, query, z);
     basis_project(b, z, 1, p);
     /* A component that is cut is part of the error. */
-    q->coarse_error = basis_encode(b, z, p, b->coarse, b->coarse_centre, NULL, q->coarse).error;
-    q->fine_error = basis_encode(b, z, p, b->fine, b->fine_centre, NULL, q->fine).error;
+    row_code code = basis_encode(b, z_squared, p, NULL, q->code);
+    for (int line = 0; line < b->lines; line++)
+        q->lines[line].error = code.lines[line].error;
 }
 
-/* Encode the first width - 1 components of a projection and the norm of the rest. */
-static product_code encode_factors(const basis *b, double q_squared, const float *p, int width,
-                                   int16_t *factors)
+enum { FACTOR_MOST = 32767 };
+
+static int16_t factor_of(const query_sketch *q, double y, double *lost)
 {
-    enum { FACTOR_MOST = 32767 };
-    double wrong = basis_projection_error(b, q_squared, width), rest_error, lost = 0;
-    product_code code = {
-        .rest = basis_rest_norm(q_squared, p, width - 1, b->scale, wrong, &rest_error)};
-    double largest = code.rest;
-    for (int i = 0; i < width - 1; i++)
-        largest = fmax(largest, fabs(b->scale * (double)p[i]));
-    code.step = largest > 0 ? largest / FACTOR_MOST : 1;
-    for (int i = 0; i < width; i++) {
-        double y = i < width - 1 ? b->scale * (double)p[i] : code.rest;
-        factors[i] = (int16_t)fmax(-FACTOR_MOST, fmin(FACTOR_MOST, rint(y / code.step)));
-        lost += (y - factors[i] * code.step) * (y - factors[i] * code.step);
+    int16_t factor = (int16_t)fmax(-FACTOR_MOST, fmin(FACTOR_MOST, rint(y / q->step)));
+    double off = y - factor * q->step;
+    *lost += off * off;
+    return factor;
+}
+
+/* Encode a projection and the norms of the rests, in the places of basis_encode(), in steps for
+** the largest of them. */
+static void encode_factors(query_sketch *q, double q_squared, const float *p)
+{
+    const basis *b = q->basis;
+    double errors[LINES_MOST], squares = 0, largest = 0, lost = 0;
+    for (int line = 0, i = 0; line < b->lines; line++) {
+        for (; i < basis_reach(b, line); i++) {
+            double y = b->scale * (double)p[i];
+            squares += y * y;
+            largest = fmax(largest, fabs(y));
+        }
+        double wrong = basis_projection_error(b, q_squared, i + 1), off;
+        q->lines[line].rest = basis_rest_norm(q_squared, squares, wrong, &off);
+        errors[line] = sqrt(wrong * wrong + off * off);
+        largest = fmax(largest, q->lines[line].rest);
     }
-    code.error = sqrt(lost) * (1 + 1e-9) + sqrt(wrong * wrong + rest_error * rest_error);
-    return code;
+    q->step = largest > 0 ? largest / FACTOR_MOST : 1;
+    int16_t former_rest = 0;
+    for (int line = 0, i = 0, at = 0; line < b->lines; line++) {
+        for (; i < basis_reach(b, line); i++)
+            q->code[at++] = factor_of(q, b->scale * (double)p[i], &lost);
+        double with_rest = lost;
+        int16_t rest = factor_of(q, q->lines[line].rest, &with_rest);
+        q->code[at++] = rest;
+        if (line > 0)
+            q->code[at++] = former_rest;
+        former_rest = rest;
+        q->lines[line].error = sqrt(with_rest) * (1 + 1e-9) + errors[line];
+    }
 }
 
 /* The code of a query for inner products. What the power of two takes from it below
@@ -309,21 +337,19 @@ static void encode_for_products(query_sketch *q, const float *query, float *z, f
     }
     q->mean_error = magnitudes * (b->dimension + 2) * 0x1p-52;
     basis_project(b, z, 1, p);
-    double q_squared = basis_squared_norm(z, b->dimension);
-    q->coarse_product = encode_factors(b, q_squared, p, b->coarse, q->coarse);
-    q->fine_product = encode_factors(b, q_squared, p, b->fine, q->fine);
+    encode_factors(q, round_square(z, b->dimension), p);
 }
 
 int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out)
 {
     query_sketch *q = basis_room(1, sizeof *q);
     float *z = basis_room((size_t)b->dimension, sizeof *z);
-    float *p = basis_room((size_t)b->fine, sizeof *p);
+    float *p = basis_room((size_t)b->width, sizeof *p);
     *out = NULL;
     if (q && z && p) {
         *q = (query_sketch){.basis = b,
                             .metric = metric,
-                            .norm = sqrt(basis_squared_norm(query, b->dimension)) * (1 + 1e-9)};
+                            .norm = sqrt(round_square(query, b->dimension)) * (1 + 1e-9)};
         if (metric == METRIC_KIND_IP)
             encode_for_products(q, query, z, p);
         else
@@ -344,17 +370,36 @@ void query_sketch_free(query_sketch *q)
 
 int query_sketch_fits(const query_sketch *q)
 {
-    return q->metric == METRIC_KIND_IP || q->coarse_error < QUERY_CUT * q->basis->worst_error;
+    return q->metric == METRIC_KIND_IP || q->lines[0].error < QUERY_CUT * q->basis->worst_error;
+}
+
+int sketch_lines(const sketch *s)
+{
+    return s->basis->lines;
 }
 
 void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances)
 {
     if (q->metric == METRIC_KIND_IP)
-        kernel_products(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
+        kernel_products(s->codes[0], s->count, s->basis->line, q->code, distances);
     else
-        kernel_distances(s->coarse, s->count, s->basis->coarse, q->coarse, distances);
+        kernel_distances(s->codes[0], s->count, s->basis->line, q->code, distances);
     for (int i = 0; s->outliers && i < s->count; i++) {
         if (s->outliers[i])
+            distances[i] = SKETCH_OUTLIER;
+    }
+}
+
+void sketch_distances_at(const sketch *s, const query_sketch *q, const int64_t *slots, int count,
+                         int32_t *distances)
+{
+    int width = s->basis->line;
+    if (q->metric == METRIC_KIND_IP)
+        kernel_products_at(s->codes[0], width, q->code, slots, count, distances);
+    else
+        kernel_distances_at(s->codes[0], width, q->code, slots, count, distances);
+    for (int i = 0; s->outliers && i < count; i++) {
+        if (s->outliers[slots[i]])
             distances[i] = SKETCH_OUTLIER;
     }
 }
@@ -390,54 +435,73 @@ static int32_t limit_of_distance(const basis *b, double radius, double row_error
 
 /* The greatest that a negated product of codes may be where the inner product is no less
 ** than `least`: all in the units of the codes. */
-static int32_t limit_of_product(const query_sketch *q, double least, const code_bounds *rows,
-                                const product_code *code, double centre_of)
+static int32_t limit_of_product(const sketch *s, const query_sketch *q, int line, double least)
 {
     const basis *b = q->basis;
+    const query_line *own = &q->lines[line];
+    const code_bounds *rows = &s->bounds[line];
     double units = (double)b->unit * q->unit;
-    double norm = q->norm * q->unit * (1 + 1e-9) + code->error;
+    double norm = q->norm * q->unit * (1 + 1e-9) + own->error;
     double wanted = (least - q->mean_product - q->mean_error - fabs(least) * 1e-14) * units -
-                    (code->rest + code->error) * centre_of - norm * rows->error -
-                    code->error * rows->norm;
-    double limit = -wanted / (code->step * b->step);
+                    (own->rest + own->error) * b->centres[line] - norm * rows->error -
+                    own->error * rows->norm;
+    double limit = -wanted / (q->step * b->step);
     limit += fabs(limit) * 1e-9 + 1;
     return limit < INT32_MAX ? (limit > -INT32_MAX ? (int32_t)limit : -INT32_MAX) : INT32_MAX;
 }
 
-int32_t sketch_limit(const sketch *s, const query_sketch *q, double bound)
+int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bound)
 {
-    const basis *b = s->basis;
     if (!isfinite(bound))
         return INT32_MAX;
     if (q->metric == METRIC_KIND_IP)
-        return limit_of_product(q, bound, &s->coarse_bounds, &q->coarse_product, b->coarse_centre);
-    return limit_of_distance(b, bound, s->coarse_bounds.error, q->coarse_error);
+        return limit_of_product(s, q, line, bound);
+    return limit_of_distance(s->basis, bound, s->bounds[line].error, q->lines[line].error);
 }
 
-int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t *slots, int count)
+int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,
+                 int32_t *distances, int count)
 {
-    const basis *b = s->basis;
-    if (!isfinite(bound))
-        return count;
-    if (q->metric == METRIC_KIND_IP) {
-        int32_t least =
-            limit_of_product(q, bound, &s->fine_bounds, &q->fine_product, b->fine_centre);
-        return kernel_keep_products(s->fine, b->fine, q->fine, least, s->outliers, slots, count);
-    }
-    int32_t limit = limit_of_distance(b, bound, s->fine_bounds.error, q->fine_error);
-    return kernel_keep_within(s->fine, b->fine, q->fine, limit, s->outliers, slots, count);
+    int32_t limit = sketch_limit(s, q, line, bound);
+    int width = s->basis->line;
+    const int16_t *code = q->code + line * width;
+    if (q->metric == METRIC_KIND_IP)
+        return kernel_products_on(s->codes[line], width, code, limit, slots, distances, count);
+    return kernel_distances_on(s->codes[line], width, code, limit, slots, distances, count);
 }
 
 /* ---- rows as queries ---- */
 
-const int8_t *sketch_fine_codes(const sketch *s)
+/* Lines that a pair's code has: more would not fit what compares them. */
+static int pair_lines(const sketch *s)
 {
-    return s->fine;
+    return s->basis->lines < SKETCH_PAIR_LINES ? s->basis->lines : SKETCH_PAIR_LINES;
 }
 
-int sketch_fine_width(const sketch *s)
+int sketch_pair_width(const sketch *s)
 {
-    return s->basis->fine;
+    return (basis_reach(s->basis, pair_lines(s) - 1) + 1 + 3) / 4 * 4;
+}
+
+/* Put the components of the lines and the norm that the last one has next to each other. */
+static void write_pair_code(const sketch *s, size_t row, int8_t *out)
+{
+    size_t line = (size_t)s->basis->line, at = 0;
+    int last = pair_lines(s) - 1;
+    memset(out, 0, (size_t)sketch_pair_width(s));
+    for (int i = 0; i <= last; i++) {
+        size_t known = i == 0 ? line - 1 : line - 2;
+        memcpy(out + at, code_at(s, i, row), known + (i == last));
+        at += known;
+    }
+}
+
+void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes)
+{
+    int width = sketch_pair_width(s);
+    for (int i = 0; i < count; i++)
+        write_pair_code(s, (size_t)(slots ? slots[i] : first + i),
+                        codes + (size_t)i * (size_t)width);
 }
 
 const uint8_t *sketch_outliers(const sketch *s)
@@ -447,7 +511,8 @@ const uint8_t *sketch_outliers(const sketch *s)
 
 int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound)
 {
+    int line = pair_lines(s) - 1;
     if (!isfinite(bound))
         return INT32_MAX;
-    return limit_of_distance(s->basis, bound, s->fine_bounds.error, from->fine_bounds.error);
+    return limit_of_distance(s->basis, bound, s->bounds[line].error, from->bounds[line].error);
 }

@@ -38,8 +38,10 @@
 ** and small data fit. It takes for granted that BLAS computes in float32 proper, and
 ** compilers as written (no -ffast-math).
 **
-** A sketch has two codes for each row: a coarse one of few components, read for all
-** rows, and a fine one, read for those that the coarse one leaves. A row that does not
+** A sketch has several lines of code for each row, each as long as a cache line. The first has
+** few components, and is read for all rows; a later one goes on from the lines before it, with
+** more components and what is left then in the place of r, and is read for the rows that are not
+** ruled out by then. All of the above holds for any number of lines. A row that does not
 ** fit the 8 bits, or is badly rounded, is an outlier: never ruled out.
 */
 #ifndef EXACT_H
@@ -55,6 +57,7 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out);
 void sketch_free(sketch *s);
 size_t sketch_bytes(const sketch *s);
 const basis *sketch_basis(const sketch *s);
+int sketch_has_outliers(const sketch *s);
 /* Whether its basis fits these vectors as it did the sample: the components hold about as much
 ** of them, and they are not much shorter. */
 int sketch_fits(const sketch *s);
@@ -73,17 +76,20 @@ int sketch_add_outlier(sketch *s);
 void sketch_close(sketch *s);
 
 /*
-** For comparing rows with each other, by their fine codes: those of all rows, one after
-** another, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
+** For comparing rows with each other: one code of each, of SKETCH_PAIR_LINES lines at most
+** put together, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
+** The width is a multiple of 4. The codes of `count` slots, or of as many from `first` on where
+** `slots` is NULL, are written one after another.
 */
-const int8_t *sketch_fine_codes(const sketch *s);
-int sketch_fine_width(const sketch *s);
+enum { SKETCH_PAIR_LINES = 4 };
+int sketch_pair_width(const sketch *s);
+void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes);
 const uint8_t *sketch_outliers(const sketch *s);
 
 /* As sketch_bound(), of a query that is a row as it is stored; not for METRIC_KIND_IP. */
 double sketch_row_bound(const sketch *s, vector_metric metric, float score);
 
-/* The greatest squared distance between the fine code of a row and KERNEL_FINER times that of
+/* The greatest squared distance between the code of a row and KERNEL_FINER times that of
 ** a row of `from`, a sketch of the same basis, at which the rows may be within a bound; INT32_MAX
 ** where the bound is infinite or NaN. */
 int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound);
@@ -95,11 +101,14 @@ void query_sketch_free(query_sketch *q);
 /* Whether it is near enough to the sample for its code to tell rows apart. */
 int query_sketch_fits(const query_sketch *q);
 
-/* The coarse integer distances of all rows, squared, or for METRIC_KIND_IP their negated
+/* The integer distances of all rows by the first line, squared, or for METRIC_KIND_IP their negated
 ** products: smaller is nearer. Those of one sketch and of others of the same basis compare
 ** with each other. Outliers have SKETCH_OUTLIER, which is less than all. */
 enum { SKETCH_OUTLIER = INT32_MIN };
 void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances);
+/* Those of some rows. */
+void sketch_distances_at(const sketch *s, const query_sketch *q, const int64_t *slots, int count,
+                         int32_t *distances);
 
 /*
 ** How near a row must be for its score, as FAISS computes it in float32, to be as good as
@@ -113,12 +122,15 @@ void sketch_distances(const sketch *s, const query_sketch *q, int32_t *distances
 */
 double sketch_bound(const sketch *s, const query_sketch *q, float score);
 
-/* The greatest coarse distance of a row that may be within a bound; all are where the
-** bound is infinite or NaN. */
-int32_t sketch_limit(const sketch *s, const query_sketch *q, double bound);
+/* The greatest distance by the lines up to this one of a row that may be within a bound; all
+** are where the bound is infinite or NaN. */
+int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bound);
 
-/* Of `count` slots keep those that by the fine code, too, may be within the bound.
-** Returns how many. */
-int sketch_refine(const sketch *s, const query_sketch *q, double bound, int64_t *slots, int count);
+/* Go on to another line: of `count` slots, none of them an outlier, with the distances by the line
+** before it, keep those that may be within the bound by this one, too, and their distances by
+** it. Returns how many. */
+int sketch_lines(const sketch *s);
+int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,
+                 int32_t *distances, int count);
 
 #endif

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <typeinfo>
+#include <vector>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexFlatCodes.h>
@@ -15,12 +16,18 @@
 #include <faiss/IndexPQ.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRaBitQ.h>
+#include <faiss/VectorTransform.h>
 #include <faiss/clone_index.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissException.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_io.h>
+
+/* BLAS, as FAISS calls it. */
+extern "C" int sgemm_(const char *transa, const char *transb, int *m, int *n, int *k,
+                      const float *alpha, const float *a, int *lda, const float *b, int *ldb,
+                      float *beta, float *c, int *ldc);
 
 /* Of the C API: what faiss_get_last_error() reads on this thread. */
 extern thread_local std::exception_ptr faiss_last_exception;
@@ -44,6 +51,12 @@ template <class F> int caught(F &&what)
     }
     faiss_last_exception = std::current_exception();
     return code;
+}
+
+const faiss::PCAMatrix *pca_of(const struct FaissVectorTransform_H *transform)
+{
+    return dynamic_cast<const faiss::PCAMatrix *>(
+        reinterpret_cast<const faiss::VectorTransform *>(transform));
 }
 
 faiss::Index *index_of(FaissIndex *index)
@@ -284,6 +297,37 @@ int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, in
             parameters->sel = chosen;
         outer->search(1, query, k, scores, labels, parameters);
     });
+}
+
+const float *faiss_shim_matrix(const struct FaissVectorTransform_H *pca)
+{
+    return pca_of(pca)->A.data();
+}
+
+int faiss_shim_shorten(struct FaissVectorTransform_H *transform, int rows, int known)
+{
+    return caught([&] {
+        auto *pca = const_cast<faiss::PCAMatrix *>(pca_of(transform));
+        auto width = static_cast<size_t>(pca->d_in);
+        pca->d_out = rows;
+        pca->A.resize(static_cast<size_t>(rows) * width);
+        pca->b.resize(static_cast<size_t>(rows));
+        std::fill(pca->A.begin() + static_cast<std::ptrdiff_t>(known * width), pca->A.end(), 0.0f);
+        std::vector<float>().swap(pca->PCAMat); /* all components: never asked for again */
+    });
+}
+
+void faiss_shim_project(const struct FaissVectorTransform_H *transform, int64_t count,
+                        const float *x, float *out)
+{
+    const faiss::PCAMatrix *pca = pca_of(transform);
+    int width = pca->d_in, rows = pca->d_out, n = static_cast<int>(count);
+    for (int begin = 0; begin < width; begin += FAISS_SHIM_PIECE) {
+        int piece = std::min<int>(FAISS_SHIM_PIECE, width - begin);
+        float one = 1, former = begin ? 1 : 0;
+        sgemm_("Transposed", "Not transposed", &rows, &n, &piece, &one, pca->A.data() + begin,
+               &width, x + begin, &width, &former, out, &rows);
+    }
 }
 
 int faiss_shim_copy(const FaissIndex *index, FaissIndex **out)

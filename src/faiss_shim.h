@@ -30,6 +30,19 @@ int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, in
                       int nprobe, const uint8_t *allowed, size_t bytes, float *scores,
                       int64_t *labels);
 
+/* The matrix of a trained PCAMatrix, a row for each component. */
+const float *faiss_shim_matrix(const struct FaissVectorTransform_H *pca);
+
+/* Keep its first `rows` alone, of which those from `known` on become zero. */
+int faiss_shim_shorten(struct FaissVectorTransform_H *pca, int rows, int known);
+
+/* The matrix times each of `count` vectors, without what FAISS adds to it. By BLAS, in pieces of
+** FAISS_SHIM_PIECE components at most: a component of a product has gone through
+** no more additions than a piece has components and there are pieces. */
+enum { FAISS_SHIM_PIECE = 64 };
+void faiss_shim_project(const struct FaissVectorTransform_H *pca, int64_t count, const float *x,
+                        float *out);
+
 /* A copy that shares nothing. */
 int faiss_shim_copy(const FaissIndex *index, FaissIndex **out);
 

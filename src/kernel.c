@@ -41,6 +41,8 @@ void kernel_distances(const int8_t *codes, int count, int width, const int16_t *
 {
     if (width == 64)
         compare_all(distance, codes, count, 64, query, distances);
+    else if (width == 32)
+        compare_all(distance, codes, count, 32, query, distances);
     else
         compare_all(distance, codes, count, width, query, distances);
 }
@@ -50,6 +52,8 @@ void kernel_products(const int8_t *codes, int count, int width, const int16_t *q
 {
     if (width == 64)
         compare_all(negated_product, codes, count, 64, query, negated);
+    else if (width == 32)
+        compare_all(negated_product, codes, count, 32, query, negated);
     else
         compare_all(negated_product, codes, count, width, query, negated);
 }
@@ -79,37 +83,113 @@ int kernel_next_within(const int32_t *distances, int from, int count, int32_t li
     return from;
 }
 
-COMPILED_IN int keep(comparison *compare, const int8_t *codes, int width, const int16_t *query,
-                     int32_t limit, const uint8_t *always, int64_t *places, int count)
+COMPILED_IN int32_t least_of(const int32_t *distances, int count)
 {
-    enum { AHEAD = 8, LINE = 64 }; /* the codes lie apart: fetch them in time */
+    int32_t least = INT32_MAX;
+    for (int i = 0; i < count; i++)
+        least = distances[i] < least ? distances[i] : least;
+    return least;
+}
+
+COMPILED_IN int least_of_blocks(const int32_t *distances, int count, int block, int32_t *least)
+{
+    int blocks = count / block;
+    for (int i = 0; i < blocks; i++)
+        least[i] = least_of(distances + (int64_t)i * block, block);
+    if (count % block == 0)
+        return blocks;
+    least[blocks] = least_of(distances + (int64_t)blocks * block, count % block);
+    return blocks + 1;
+}
+
+int kernel_least(const int32_t *distances, int count, int block, int32_t *least)
+{
+    return block == 64   ? least_of_blocks(distances, count, 64, least)
+           : block == 16 ? least_of_blocks(distances, count, 16, least)
+                         : least_of_blocks(distances, count, block, least);
+}
+
+int kernel_keep(int64_t *places, int32_t *distances, int count, int32_t limit)
+{
     int kept = 0;
     for (int i = 0; i < count; i++) {
-        if (i + AHEAD < count) {
-            for (int at = 0; at < width; at += LINE)
-                __builtin_prefetch(codes + places[i + AHEAD] * width + at);
-        }
         int64_t place = places[i];
-        int near =
-            compare(codes + place * width, query, width) <= limit || (always && always[place]);
+        int32_t distance_of = distances[i];
         places[kept] = place;
-        kept += near;
+        distances[kept] = distance_of;
+        kept += distance_of <= limit;
     }
     return kept;
 }
 
-int kernel_keep_within(const int8_t *codes, int width, const int16_t *query, int32_t limit,
-                       const uint8_t *always, int64_t *places, int count)
+/* Codes that lie apart: fetch them in time. */
+COMPILED_IN void fetch_ahead(const int8_t *codes, int width, const int64_t *places, int i,
+                             int count)
 {
-    return width == 192 ? keep(distance, codes, 192, query, limit, always, places, count)
-                        : keep(distance, codes, width, query, limit, always, places, count);
+    enum { AHEAD = 16 };
+    if (i + AHEAD < count)
+        __builtin_prefetch(codes + places[i + AHEAD] * width);
 }
 
-int kernel_keep_products(const int8_t *codes, int width, const int16_t *query, int32_t limit,
-                         const uint8_t *always, int64_t *places, int count)
+COMPILED_IN void compare_at(comparison *compare, const int8_t *codes, int width,
+                            const int16_t *query, const int64_t *places, int count, int32_t *out)
 {
-    return width == 192 ? keep(negated_product, codes, 192, query, limit, always, places, count)
-                        : keep(negated_product, codes, width, query, limit, always, places, count);
+    for (int i = 0; i < count; i++) {
+        fetch_ahead(codes, width, places, i, count);
+        out[i] = compare(codes + places[i] * width, query, width);
+    }
+}
+
+void kernel_distances_at(const int8_t *codes, int width, const int16_t *query,
+                         const int64_t *places, int count, int32_t *distances)
+{
+    if (width == 64)
+        compare_at(distance, codes, 64, query, places, count, distances);
+    else
+        compare_at(distance, codes, width, query, places, count, distances);
+}
+
+void kernel_products_at(const int8_t *codes, int width, const int16_t *query, const int64_t *places,
+                        int count, int32_t *negated)
+{
+    if (width == 64)
+        compare_at(negated_product, codes, 64, query, places, count, negated);
+    else
+        compare_at(negated_product, codes, width, query, places, count, negated);
+}
+
+COMPILED_IN int go_on(comparison *compare, const int8_t *codes, int width, const int16_t *query,
+                      int32_t limit, int64_t *places, int32_t *distances, int count)
+{
+    int kept = 0;
+    for (int i = 0; i < count; i++) {
+        fetch_ahead(codes, width, places, i, count);
+        int64_t place = places[i];
+        const int8_t *code = codes + place * width;
+        int32_t replaced = compare(code + width - 1, query + width - 1, 1);
+        int32_t now = distances[i] + (compare(code, query, width) - 2 * replaced);
+        places[kept] = place; /* without a branch that depends on the data */
+        distances[kept] = now;
+        kept += now <= limit;
+    }
+    return kept;
+}
+
+int kernel_distances_on(const int8_t *codes, int width, const int16_t *query, int32_t limit,
+                        int64_t *places, int32_t *distances, int count)
+{
+    return width == 64   ? go_on(distance, codes, 64, query, limit, places, distances, count)
+           : width == 32 ? go_on(distance, codes, 32, query, limit, places, distances, count)
+                         : go_on(distance, codes, width, query, limit, places, distances, count);
+}
+
+int kernel_products_on(const int8_t *codes, int width, const int16_t *query, int32_t limit,
+                       int64_t *places, int32_t *negated, int count)
+{
+    return width == 64 ? go_on(negated_product, codes, 64, query, limit, places, negated, count)
+           : width == 32
+               ? go_on(negated_product, codes, 32, query, limit, places, negated, count)
+               : go_on(negated_product, codes, width, query, limit, places, negated, count);
 }
 
 int32_t kernel_distance_plain(const int8_t *a, const int16_t *b, int width)

@@ -30,15 +30,26 @@ int kernel_places_within(const int32_t *distances, int count, int32_t limit, int
 /* The first place from `from` on with a distance of at most `limit`; `count` for none. */
 int kernel_next_within(const int32_t *distances, int from, int count, int32_t limit);
 
-/* Of `count` codes at these places keep those within a squared distance of the query;
-** returns how many. A code with `always` set at its place is kept in any case; it may
-** be NULL. */
-int kernel_keep_within(const int8_t *codes, int width, const int16_t *query, int32_t limit,
-                       const uint8_t *always, int64_t *places, int count);
+/* The least of each `block` distances, and of the last, fewer ones; returns how many there are. */
+int kernel_least(const int32_t *distances, int count, int block, int32_t *least);
 
-/* The same of those whose negated inner product is at most `limit`. */
-int kernel_keep_products(const int8_t *codes, int width, const int16_t *query, int32_t limit,
-                         const uint8_t *always, int64_t *places, int count);
+/* Of `count` places keep those within a limit by their distances, which move along with them;
+** returns how many. */
+int kernel_keep(int64_t *places, int32_t *distances, int count, int32_t limit);
+
+/* The distances, or negated products, of the codes at `count` places. */
+void kernel_distances_at(const int8_t *codes, int width, const int16_t *query,
+                         const int64_t *places, int count, int32_t *distances);
+void kernel_products_at(const int8_t *codes, int width, const int16_t *query, const int64_t *places,
+                        int count, int32_t *negated);
+
+/* Add to what is known of `count` places what their codes add to it, and keep those that are
+** within the limit then; returns how many. The last component of these codes stands for
+** what they replace: its square, or product, is taken off. */
+int kernel_distances_on(const int8_t *codes, int width, const int16_t *query, int32_t limit,
+                        int64_t *places, int32_t *distances, int count);
+int kernel_products_on(const int8_t *codes, int width, const int16_t *query, int32_t limit,
+                       int64_t *places, int32_t *negated, int count);
 
 /* One pair without the help of the compiler's vectors. */
 int32_t kernel_distance_plain(const int8_t *a, const int16_t *b, int width);

@@ -29,6 +29,9 @@ typedef struct scored_row {
     int32_t position;
 } scored_row;
 
+enum { CODES_MOST = TILE_QUERIES }; /* and no fewer than TILE_ROWS */
+_Static_assert((int)CODES_MOST >= (int)TILE_ROWS, "codes of a block fit");
+
 /* What one thread works with. */
 typedef struct workplace {
     void *queries, *rows; /* packed */
@@ -38,6 +41,7 @@ typedef struct workplace {
     float *scores;        /* … and their scores */
     int64_t *groups;      /* of one segment */
     scored_row *scored;
+    int8_t *codes; /* of rows of a block, or of queries of a tile */
     int16_t *wide; /* a query's code, times KERNEL_FINER */
 } workplace;
 
@@ -95,9 +99,10 @@ static int workplace_open(const neighbour_tiles *t, workplace *w)
                      .scores = room_for(candidates, sizeof *w->scores),
                      .groups = room_for(blocks_of(t->largest) * TILE_LANES, sizeof *w->groups),
                      .scored = room_for(CANDIDATES_MOST + first_rows(t), sizeof *w->scored),
+                     .codes = room_for(CODES_MOST, TILE_WIDTH_MOST),
                      .wide = room_for(TILE_WIDTH_MOST, sizeof *w->wide)};
     return w->queries && w->rows && w->least && w->first && w->slots && w->scores && w->groups &&
-                   w->scored && w->wide
+                   w->scored && w->codes && w->wide
                ? SQLITE_OK
                : SQLITE_NOMEM;
 }
@@ -112,6 +117,7 @@ static void workplace_close(workplace *w)
     sqlite3_free(w->scores);
     sqlite3_free(w->groups);
     sqlite3_free(w->scored);
+    sqlite3_free(w->codes);
     sqlite3_free(w->wide);
 }
 
@@ -183,15 +189,16 @@ void neighbour_tiles_close(neighbour_tiles *t)
 
 /* ---- integer distances ---- */
 
-/* The code of a row, NULL where it has none. */
-static const int8_t *code_of(const neighbour_tiles *t, int64_t position)
+/* Write the code of a row; NULL where it has none. */
+static const int8_t *code_of(const neighbour_tiles *t, int64_t position, int8_t *code)
 {
     int s, slot;
     index_locate(t->version, position, &s, &slot);
     const sketch *own = t->sketches[s];
     if (!own || (sketch_outliers(own) && sketch_outliers(own)[slot]))
         return NULL;
-    return sketch_fine_codes(own) + (int64_t)slot * t->width;
+    sketch_pair_codes(own, NULL, slot, 1, code);
+    return code;
 }
 
 /* Compare `count` packed queries with all rows. Returns whether it came to the end. */
@@ -205,8 +212,8 @@ static int compare(const neighbour_tiles *t, workplace *w, int count, int thread
         for (int begin = 0; own && begin < rows; begin += TILE_ROWS) {
             const uint8_t *outliers = sketch_outliers(own);
             int n = rows - begin < TILE_ROWS ? rows - begin : TILE_ROWS;
-            tile_pack_rows(sketch_fine_codes(own) + (int64_t)begin * t->width, n, t->width,
-                           outliers ? outliers + begin : NULL, w->rows);
+            sketch_pair_codes(own, NULL, begin, n, w->codes);
+            tile_pack_rows(w->codes, n, t->width, outliers ? outliers + begin : NULL, w->rows);
             tile_least(w->queries, count, w->rows, t->width,
                        w->least + t->starts[s] + begin / TILE_GROUP, (size_t)t->groups);
         }
@@ -301,8 +308,8 @@ static int find_first(const neighbour_tiles *t, workplace *w, const int32_t *lea
                 (sketch_outliers(own) && sketch_outliers(own)[slot]))
                 continue;
             integer_row *row = &w->first[count++];
-            kernel_distances(sketch_fine_codes(own) + (int64_t)slot * t->width, 1, t->width,
-                             w->wide, &row->distance);
+            sketch_pair_codes(own, NULL, slot, 1, w->codes);
+            kernel_distances(w->codes, 1, t->width, w->wide, &row->distance);
             row->row = (int32_t)(v->starts[s] + slot);
         }
     }
@@ -366,6 +373,24 @@ static int find_rank(const neighbour_tiles *t, workplace *w, int64_t query, int 
     return rc;
 }
 
+/* Of the first `count` of w->slots keep those within an integer distance; returns how many. */
+static int keep_within(const neighbour_tiles *t, workplace *w, const sketch *own, int32_t limit,
+                       int count)
+{
+    int32_t distances[CODES_MOST];
+    int kept = 0;
+    for (int begin = 0; begin < count; begin += CODES_MOST) {
+        int n = count - begin < CODES_MOST ? count - begin : CODES_MOST;
+        sketch_pair_codes(own, w->slots + begin, 0, n, w->codes);
+        kernel_distances(w->codes, n, t->width, w->wide, distances);
+        for (int i = 0; i < n; i++) {
+            w->slots[kept] = w->slots[begin + i];
+            kept += distances[i] <= limit;
+        }
+    }
+    return kept;
+}
+
 /* The slots of a segment with a sketch that may be within a bound, in w->slots. Returns how
 ** many; more than CANDIDATES_MOST where it left off. */
 static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const sketch *from,
@@ -384,8 +409,7 @@ static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const 
             count += slot < rows && !(outliers && outliers[slot]);
         }
     }
-    count =
-        kernel_keep_within(sketch_fine_codes(own), t->width, w->wide, limit, NULL, w->slots, count);
+    count = keep_within(t, w, own, limit, count);
     for (int slot = 0; outliers && slot < rows; slot++) {
         w->slots[count] = slot;
         count += outliers[slot];
@@ -407,7 +431,7 @@ static int answer(neighbour_tiles *t, workplace *w, int64_t query, const int32_t
                   index_hit *hits, char *answered)
 {
     const index_version *v = t->version;
-    const int8_t *code = code_of(t, query);
+    const int8_t *code = code_of(t, query, w->codes);
     int own, slot, scored = 0, candidates = 0;
     float rank;
     index_locate(v, query, &own, &slot);
@@ -449,7 +473,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
     int64_t begin = (int64_t)part * TILE_QUERIES, queries[TILE_QUERIES];
     int count = 0, rc = SQLITE_OK;
     for (int64_t i = begin; i < begin + TILE_QUERIES && i < t->rows; i++) {
-        const int8_t *code = code_of(t, t->first + i);
+        const int8_t *code = code_of(t, t->first + i, w->codes + (size_t)count * TILE_WIDTH_MOST);
         if (!code)
             continue;
         codes[count] = code;
@@ -479,7 +503,7 @@ static int hold_sketches(neighbour_tiles *t)
         common = own && !common ? sketch_basis(own) : common;
         t->sketches[s] = own && sketch_basis(own) == common ? own : NULL;
         if (t->sketches[s])
-            t->width = sketch_fine_width(own);
+            t->width = sketch_pair_width(own);
         else
             plain += segment_count(v->segments[s]);
     }

@@ -583,13 +583,42 @@ int segment_largest_norm(const segment *s, const vector_reader *reader, float *n
 /* Slots whose scores are asked of FAISS at once; it wants every label spelled out. */
 enum { SCORES_PIECE = 1024, SCORES_PIECE_BYTES = 256 << 10 };
 
+/* Have the processor fetch the vectors of some slots that lie apart. */
+static void fetch(const float *vectors, int dimension, const idx_t *slots, int count)
+{
+    enum { LINE_COMPONENTS = 16, COMPONENTS_MOST = 1024 };
+    int components = dimension < COMPONENTS_MOST ? dimension : COMPONENTS_MOST;
+    for (int i = 0; i < count; i++) {
+        const float *x = vectors + (size_t)slots[i] * (size_t)dimension;
+        for (int j = 0; j < components; j += LINE_COMPONENTS)
+            __builtin_prefetch(x + j);
+    }
+}
+
+/* Scores of some slots whose vectors are in memory, while the next ones are fetched. */
+static int score_listed(const segment *s, const float *query, const idx_t *slots, int count,
+                        float *scores)
+{
+    enum { PIECE_BYTES = 48 << 10, PIECE_LEAST = 8 };
+    int code = 0, piece = PIECE_BYTES / (s->dimension * VECTOR_COMPONENT_BYTES);
+    piece = piece < PIECE_LEAST ? PIECE_LEAST : piece;
+    fetch(s->vectors, s->dimension, slots, count < piece ? count : piece);
+    for (int begin = 0; begin < count && code == 0; begin += piece) {
+        int n = count - begin < piece ? count - begin : piece, next = begin + n;
+        fetch(s->vectors, s->dimension, slots + next, count - next < piece ? count - next : piece);
+        code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin,
+                                                       slots + begin);
+    }
+    return code;
+}
+
 /* Scores of a few slots whose vectors are in memory. */
-static int score_in_memory(const FaissIndexFlat *flat, const float *query, const int64_t *slots,
-                           int first, int count, float *scores, char **message)
+static int score_in_memory(const FaissIndexFlat *flat, const float *query, int first, int count,
+                           float *scores, char **message)
 {
     idx_t labels[SCORES_PIECE];
     for (int i = 0; i < count; i++)
-        labels[i] = slots ? slots[i] : first + i;
+        labels[i] = first + i;
     int threads = segment_use_one_thread();
     int code = faiss_IndexFlat_compute_distance_subset((FaissIndexFlat *)flat, 1, query, count,
                                                        scores, labels);
@@ -610,7 +639,7 @@ static int score_from_source(const segment *s, const vector_reader *reader, cons
     if (rc == SQLITE_OK)
         rc = flat_open(s->metric, vectors, count, s->dimension, &flat, message);
     if (rc == SQLITE_OK)
-        rc = score_in_memory(flat, query, NULL, 0, count, scores, message);
+        rc = score_in_memory(flat, query, 0, count, scores, message);
     if (flat)
         faiss_IndexFlat_free(flat);
     return rc;
@@ -621,6 +650,12 @@ int segment_scores(const segment *s, const vector_reader *reader, const float *q
 {
     int piece = SCORES_PIECE, rc = SQLITE_OK;
     float *vectors = NULL;
+    if (s->flat && slots) {
+        int threads = segment_use_one_thread();
+        int code = score_listed(s, query, slots, count, scores);
+        segment_restore_threads(threads);
+        return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    }
     if (!s->flat) {
         size_t row = (size_t)s->dimension * sizeof *vectors;
         piece = row < SCORES_PIECE_BYTES / SCORES_PIECE ? SCORES_PIECE
@@ -632,7 +667,7 @@ int segment_scores(const segment *s, const vector_reader *reader, const float *q
     for (int begin = 0; begin < count && rc == SQLITE_OK; begin += piece) {
         int n = count - begin < piece ? count - begin : piece;
         const int64_t *own = slots ? slots + begin : NULL;
-        rc = s->flat ? score_in_memory(s->flat, query, own, begin, n, scores + begin, message)
+        rc = s->flat ? score_in_memory(s->flat, query, begin, n, scores + begin, message)
                      : score_from_source(s, reader, query, own, begin, n, scores + begin, vectors,
                                          message);
     }

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel.h"
 #include "message.h"
+#include "sieve.h"
 #include "workers.h"
 
 enum {
@@ -15,7 +15,8 @@ enum {
                           ** segment */
     DEPTH_TRIED = 32,   /* rows found by sketches where one cannot tell how many will be read */
     DEEPER = 8,         /* so many times as many are found where more are read than expected … */
-    SKETCH_SHARE = 256, /* … up to a 256th of all rows: then all are scored */
+    SKETCH_SHARE = 24,  /* … up to a 24th of all rows: then all are scored */
+    PICK_SHARE = 8,     /* so many are picked from all scores; beyond, all are put in order */
     SKETCH_BYTES = 64,  /* read of each row with a sketch */
     THREADS_BYTES = 4 << 20, /* less is read by one thread before another one is awake */
     SKETCH_SET_SHARE = 32    /* a set of less than a 32nd of the rows is scored outright */
@@ -199,25 +200,37 @@ static int scored_slot(const scored_slots *scored, int i)
     return scored->listed ? (int)scored->slots[i] : i;
 }
 
-/* Whether a walk passes over some slots of a segment, and over this one. */
+/* Whether a walk passes over some slots of a segment. */
 static int passes_over_some(const index_walk *w, int s)
 {
     return w->set || w->version->dead[s];
 }
 
-static int passes_over(const index_walk *w, int s, int slot)
+/* The rows of a set that stand at some positions, as slots from the first of these on. */
+static int slots_of_set(const row_set *set, int64_t start, int rows, int64_t *slots)
 {
-    const index_version *v = w->version;
-    return w->set ? !row_set_has(w->set, v->starts[s] + slot) : index_is_dead(v, s, slot);
+    int64_t end = start + rows;
+    int count = 0;
+    for (int64_t word = start / SET_WORD_BITS; word * SET_WORD_BITS < end; word++) {
+        uint64_t bits = set->bits[word];
+        for (; bits; bits &= bits - 1) {
+            int64_t position = word * SET_WORD_BITS + __builtin_ctzll(bits);
+            if (position >= start && position < end)
+                slots[count++] = position - start;
+        }
+    }
+    return count;
 }
 
 /* The slots of a segment that the walk comes to, in `slots`. */
 static int slots_of_walk(const index_walk *w, int s, int64_t *slots)
 {
     int rows = segment_count(w->version->segments[s]), count = 0;
+    if (w->set)
+        return slots_of_set(w->set, w->version->starts[s], rows, slots);
     for (int slot = 0; slot < rows; slot++) {
         slots[count] = slot;
-        count += !passes_over(w, s, slot);
+        count += !index_is_dead(w->version, s, slot);
     }
     return count;
 }
@@ -267,13 +280,12 @@ static void pick(index_walk *w, int64_t k, int s, const scored_slots *scored)
 /* What the first search knows of one segment. */
 typedef struct segment_answer {
     const sketch *own;    /* its sketch; NULL for none, or once it was made use of */
-    const sketch *ruling; /* that rules rows out now; NULL for none */
+    const sketch *ruling; /* that rules rows out now; NULL for none: … */
+    int part;             /* … its part of the sieve */
     int searched;         /* by FAISS for k + 1 rows, with these results: */
     int found;            /* rows that FAISS gave */
     float last_rank;
 } segment_answer;
-
-enum { SCORED = INT32_MAX }; /* a row that need not be looked at again */
 
 /* ---- by FAISS ---- */
 
@@ -285,10 +297,8 @@ static int is_searchable(const index_walk *w, int s, int k)
            segment_has_vectors(w->version->segments[s]);
 }
 
-/* Search a segment for k + 1 rows. Those whose place in `distances` says SCORED are known; it
-** may be NULL. */
-static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
-                          segment_answer *answer, char **message)
+/* Search a segment for k + 1 rows. */
+static int search_segment(index_walk *w, int s, int k, segment_answer *answer, char **message)
 {
     index_version *v = w->version;
     float scores[SEARCH_MAX_K + 1];
@@ -302,8 +312,7 @@ static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
     for (int i = 0; i < answer->found; i++) {
         index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
         answer->last_rank = walk_rank_of(v->metric, hit.score);
-        if (!distances || distances[v->starts[s] + slots[i]] != SCORED)
-            hits_insert(w, k, &hit);
+        hits_insert(w, k, &hit);
     }
     unlock_hits(w);
     return SQLITE_OK;
@@ -312,21 +321,17 @@ static int search_segment(index_walk *w, int s, int k, const int32_t *distances,
 /* ---- by sketches ---- */
 
 enum {
-    FIRST_CANDIDATES = 48, /* rows beyond k that are scored to learn how near the k-th is */
+    FIRST_CANDIDATES = 16, /* rows beyond k that are scored to learn how near the k-th is, … */
+    FIRST_WIDTH = 4,       /* … the best of so many times as many; and once more, … */
+    WORTH_NARROWING = 4,   /* … where so many times as many are left, … */
+    NARROWING_SHARE = 4,   /* … no more than a quarter of all rows */
     /* Where more than a third of a segment's rows are left over, all of them are read in one
-    ** go; and after as many segments in a row like that, no codes are compared any more. */
+    ** go. Where the first line leaves more than half of all rows, it is an eighth of
+    ** them that shows whether the others are worth looking at. */
     LEFT_OVER_SHARE = 3,
-    FUTILE_MOST = 2
+    PILOT_FROM = 2,
+    PILOT_SHARE = 8
 };
-
-/* A search by sketches: the coarse distance of every slot of the segments with one. */
-typedef struct sketch_search {
-    const query_sketch *query;
-    int32_t *distances; /* by position; SCORED for rows that need not be looked at */
-    int64_t *slots;     /* of one segment: room for candidates */
-    float *scores;
-    int futile; /* the last segments of which too many rows were left over */
-} sketch_search;
 
 /* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
 static double bound_of(const index_walk *w, int k, const sketch *of, const query_sketch *query)
@@ -350,115 +355,74 @@ static int score_candidates(index_walk *w, int k, int s, const int64_t *slots, i
     return rc;
 }
 
-/* A row by its coarse distance. */
-typedef struct coarse_row {
-    int32_t distance;
-    int segment, slot;
-} coarse_row;
-
-/* Put a row in the place of the one with the largest distance, which is on top of the heap. */
-static void replace_first(coarse_row *heap, int count, coarse_row row)
+/* Score the `most` rows that are the most promising, to learn how near the k-th is. */
+static int narrow(index_walk *w, int k, sieve *rows, int most, const scored_slots *room,
+                  char **message)
 {
-    int i = 0;
-    for (int child; (child = 2 * i + 1) < count; i = child) {
-        if (child + 1 < count && heap[child].distance < heap[child + 1].distance)
-            child++;
-        if (heap[child].distance <= row.distance)
-            break;
-        heap[i] = heap[child];
+    sieve_row *taken = sqlite3_malloc64((sqlite3_uint64)most * sizeof *taken);
+    int count = taken ? sieve_take(rows, FIRST_WIDTH * most, most, taken) : -1, next = 0;
+    int rc = count < 0 ? SQLITE_NOMEM : SQLITE_OK;
+    while (rc == SQLITE_OK && next < count) {
+        int part = taken[next].part, n = 0;
+        for (; next < count && taken[next].part == part; next++)
+            room->slots[n++] = taken[next].slot;
+        rc = score_candidates(w, k, rows->parts[part].segment, room->slots, n, room->scores,
+                              message);
     }
-    heap[i] = row;
+    sqlite3_free(taken);
+    return rc == SQLITE_OK ? walk_check_now(w, message) : rc;
 }
 
-/* The rows with the smallest coarse distances, at most `most`, in no order; where there are
-** fewer, some are SCORED. */
-static void find_first(const index_walk *w, const segment_answer *answers,
-                       const sketch_search *search, coarse_row *first, int most)
+/* Forget the hits of a segment: all its rows are to be scored. */
+static void forget_hits(index_walk *w, int64_t k, int s)
 {
-    const index_version *v = w->version;
-    for (int i = 0; i < most; i++)
-        first[i] = (coarse_row){SCORED, 0, 0};
-    for (int s = 0; s < v->segment_count; s++) {
-        const int32_t *distances = search->distances + v->starts[s];
-        int rows = answers[s].ruling ? segment_count(v->segments[s]) : 0, slot = -1;
-        for (;;) {
-            slot = kernel_next_within(distances, slot + 1, rows, first[0].distance - 1);
-            if (slot == rows)
-                break;
-            if (distances[slot] != SKETCH_OUTLIER && !passes_over(w, s, slot))
-                replace_first(first, most, (coarse_row){distances[slot], s, slot});
-        }
+    lock_hits(w);
+    index_hit *hits = w->hits;
+    int64_t count = w->hit_count;
+    w->hit_count = 0;
+    for (int64_t i = 0; i < count; i++) {
+        index_hit hit = hits[i]; /* its place may be taken by one before it */
+        if (hit.segment != s)
+            hits_insert(w, k, &hit);
     }
+    unlock_hits(w);
 }
 
-static int compare_places(const void *left, const void *right)
+/* Score the rows of a part that are left, outliers among them; or *all of the segment's, where
+** that would be most. */
+static int score_left(index_walk *w, int k, const sieve_part *p, const scored_slots *room, int *all,
+                      char **message)
 {
-    const coarse_row *a = left, *b = right;
-    return a->segment != b->segment ? a->segment - b->segment : a->slot - b->slot;
-}
-
-/* Score the most promising rows, so that the k-th of them bounds the rest. */
-static int score_first(index_walk *w, int k, const segment_answer *answers, sketch_search *search,
-                       char **message)
-{
-    int most = k + FIRST_CANDIDATES, next = 0, rc = SQLITE_OK;
-    coarse_row *first = sqlite3_malloc64((sqlite3_uint64)most * sizeof *first);
-    if (!first)
-        return SQLITE_NOMEM;
-    find_first(w, answers, search, first, most);
-    qsort(first, (size_t)most, sizeof *first, compare_places);
-    while (rc == SQLITE_OK && next < most) {
-        int s = first[next].segment, n = 0;
-        for (; next < most && first[next].segment == s; next++) {
-            if (first[next].distance == SCORED) /* there are not so many */
-                continue;
-            search->slots[n++] = first[next].slot;
-            search->distances[w->version->starts[s] + first[next].slot] = SCORED;
-        }
-        rc = score_candidates(w, k, s, search->slots, n, search->scores, message);
-    }
-    sqlite3_free(first);
+    int rows = w->set ? INT32_MAX : segment_count(w->version->segments[p->segment]);
+    int rc = SQLITE_OK;
+    *all = p->count + p->outlier_count > rows / LEFT_OVER_SHARE;
+    if (*all)
+        return SQLITE_OK;
+    if (p->outlier_count)
+        rc = score_candidates(w, k, p->segment, p->outliers, p->outlier_count, room->scores,
+                              message);
+    if (rc == SQLITE_OK && p->count)
+        rc = score_candidates(w, k, p->segment, p->slots, p->count, room->scores, message);
     return rc;
 }
 
-/* The slots of a segment within a coarse distance that were not scored yet. */
-static int collect(const index_walk *w, int s, sketch_search *search, int32_t limit)
+/* Put the rows of the segments that have a sketch to be made use of into a sieve. */
+static int fill_sieve(const index_walk *w, segment_answer *answers, sieve *rows)
 {
     const index_version *v = w->version;
-    int rows = segment_count(v->segments[s]), kept = 0;
-    int count = kernel_places_within(search->distances + v->starts[s], rows,
-                                     limit < SCORED ? limit : SCORED - 1, search->slots);
-    if (!passes_over_some(w, s))
-        return count;
-    for (int i = 0; i < count; i++) {
-        search->slots[kept] = search->slots[i];
-        kept += !passes_over(w, s, (int)search->slots[i]);
+    int rc = SQLITE_OK;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        const dead_slots *dead = v->dead[s];
+        if (!answers[s].ruling)
+            continue;
+        int count = segment_count(v->segments[s]);
+        if (w->set)
+            count = slots_of_walk(w, s, sieve_next_slots(rows));
+        answers[s].part = rows->part_count;
+        rc = sieve_add(rows, answers[s].ruling, s, count, w->set != NULL,
+                       dead && !w->set ? dead->bits : NULL);
     }
-    return kept;
-}
-
-/* Score the rows of one segment that its sketch does not rule out; or all of them, where
-** that would be most. */
-static int score_rest(index_walk *w, int k, int s, segment_answer *answer, sketch_search *search,
-                      char **message)
-{
-    const sketch *of = answer->ruling;
-    int rows = segment_count(w->version->segments[s]), count = rows;
-    if (search->futile < FUTILE_MOST) {
-        double bound = bound_of(w, k, of, search->query);
-        count = collect(w, s, search, sketch_limit(of, search->query, bound));
-        count = sketch_refine(of, search->query, bound, search->slots, count);
-    }
-    if (count <= rows / LEFT_OVER_SHARE) {
-        search->futile = 0;
-    } else {
-        search->futile++;
-        if (is_searchable(w, s, k))
-            return search_segment(w, s, k, search->distances, answer, message);
-        count = collect(w, s, search, INT32_MAX);
-    }
-    return count ? score_candidates(w, k, s, search->slots, count, search->scores, message)
-                 : SQLITE_OK;
+    return rc;
 }
 
 /* ---- both ---- */
@@ -479,14 +443,15 @@ static int answers_are_certain(const index_walk *w, int k, const segment_answer 
 }
 
 /* Search a segment without the help of a sketch. */
-static int search_plainly(index_walk *w, int k, int s, segment_answer *answer, scored_slots *room,
-                          char **message)
+static int search_plainly(index_walk *w, int k, int s, segment_answer *answer,
+                          const scored_slots *room, char **message)
 {
+    scored_slots scored = *room;
     if (is_searchable(w, s, k))
-        return search_segment(w, s, k, NULL, answer, message);
-    int rc = score_segment(w, s, room, message);
+        return search_segment(w, s, k, answer, message);
+    int rc = score_segment(w, s, &scored, message);
     if (rc == SQLITE_OK)
-        pick(w, k, s, room);
+        pick(w, k, s, &scored);
     return rc;
 }
 
@@ -495,9 +460,11 @@ typedef struct segments_search {
     index_walk *walk;
     int k;
     segment_answer *answers; /* of each segment */
-    const query_sketch *query;
-    sketch_search *searches; /* of each thread, … */
-    scored_slots *rooms;     /* … which works in one of these */
+    scored_slots *rooms;     /* each thread works in one of these */
+    sieve *rows;             /* of the segments whose sketches rule, … */
+    int line;                /* … to be ruled out by this line … */
+    int parts;               /* … from so many parts; … */
+    int futile;              /* … 1 where all are to be scored */
     void (*step)(struct segments_search *all, int s, int thread);
     atomic_int failure; /* the first one's code … */
     char *message;      /* … and message, which it alone writes */
@@ -522,22 +489,41 @@ static void step_plainly(segments_search *all, int s, int thread)
         message);
 }
 
-static void step_coarsely(segments_search *all, int s, int thread)
+/* Look at a segment's rows by the first line. */
+static void step_look(segments_search *all, int s, int thread)
 {
-    const segment_answer *answer = &all->answers[s];
-    if (answer->ruling)
-        sketch_distances(answer->ruling, all->query,
-                         all->searches[thread].distances + all->walk->version->starts[s]);
+    (void)thread;
+    if (all->answers[s].ruling)
+        sieve_look(all->rows, all->answers[s].part);
 }
 
-static void step_finely(segments_search *all, int s, int thread)
+/* Rule out rows of a segment by a line, and all before it. */
+static void step_on(segments_search *all, int s, int thread)
 {
+    const segment_answer *answer = &all->answers[s];
+    (void)thread;
+    if (answer->ruling && answer->part < all->parts)
+        sieve_go_on(all->rows, answer->part, all->line,
+                    bound_of(all->walk, all->k, answer->ruling, all->rows->query));
+}
+
+/* Score what is left of a segment. */
+static void step_finally(segments_search *all, int s, int thread)
+{
+    index_walk *w = all->walk;
+    segment_answer *answer = &all->answers[s];
+    int whole = all->futile, rc = SQLITE_OK;
     char *message = NULL;
-    if (!all->answers[s].ruling)
+    if (!answer->ruling)
         return;
-    note_failure(
-        all, score_rest(all->walk, all->k, s, &all->answers[s], &all->searches[thread], &message),
-        message);
+    if (!whole)
+        rc = score_left(w, all->k, &all->rows->parts[answer->part], &all->rooms[thread], &whole,
+                        &message);
+    if (rc == SQLITE_OK && whole) {
+        forget_hits(w, all->k, s);
+        rc = search_plainly(w, all->k, s, answer, &all->rooms[thread], &message);
+    }
+    note_failure(all, rc, message);
 }
 
 /* A workers_work. */
@@ -568,29 +554,76 @@ static int for_each_segment(segments_search *all, void (*step)(segments_search *
     return rc == SQLITE_OK ? failure : rc;
 }
 
+/* Rule out rows of some parts by a line, and all before it. */
+static int go_on(segments_search *all, int parts, int line, char **message)
+{
+    all->parts = parts;
+    all->line = line;
+    return for_each_segment(all, step_on, message);
+}
+
+/* Whether the lines leave so much of a query's rows that it is not worth looking at them: where
+** the first one does, the others are tried on some of the parts. */
+static int find_futility(segments_search *all, int lines, char **message)
+{
+    const sieve *rows = all->rows;
+    int64_t tried = 0, left = 0;
+    int parts = 0;
+    if (sieve_left(rows) <= rows->rows / PILOT_FROM)
+        return SQLITE_OK;
+    while (parts < rows->part_count && tried < rows->rows / PILOT_SHARE)
+        tried += segment_count(all->walk->version->segments[rows->parts[parts++].segment]);
+    int rc = go_on(all, parts, lines - 1, message);
+    for (int i = 0; i < parts; i++)
+        left += rows->parts[i].count;
+    all->futile = left > tried / LEFT_OVER_SHARE;
+    return rc;
+}
+
+/* Rule out what can be ruled out. */
+static int sift(segments_search *all, char **message)
+{
+    index_walk *w = all->walk;
+    sieve *rows = all->rows;
+    int lines = sketch_lines(rows->parts[0].of), next = all->k + FIRST_CANDIDATES, narrowed = 0;
+    int rc = narrow(w, all->k, rows, next, &all->rooms[0], message);
+    for (int line = 0; rc == SQLITE_OK && line < lines; line++) {
+        rc = go_on(all, rows->part_count, line, message);
+        if (rc == SQLITE_OK && line == 0)
+            rc = find_futility(all, lines, message);
+        if (all->futile)
+            return rc;
+        int64_t left = sieve_left(rows);
+        if (rc != SQLITE_OK || narrowed || left > rows->rows / NARROWING_SHARE)
+            continue;
+        if (left > WORTH_NARROWING * (int64_t)next)
+            rc = narrow(w, all->k, rows, next, &all->rooms[0], message);
+        narrowed = 1;
+    }
+    return rc == SQLITE_OK ? go_on(all, rows->part_count, lines - 1, message) : rc;
+}
+
 /*
-** The nearest k of the segments whose sketches rule. Coarse distances of all rows say
-** which to score first; the k-th score so far is a bound, and a row beyond it by its
-** coarse or its fine distance is none of the nearest, whatever its score.
+** The nearest k of the segments whose sketches rule. The first line of code of all rows says
+** which to score first; the k-th score so far is a bound, and a row beyond it by one
+** line or another is none of the nearest, whatever its score.
 */
 static int search_by_sketches(segments_search *all, const query_sketch *query, char **message)
 {
-    index_walk *w = all->walk;
-    int32_t *distances = sqlite3_malloc64((sqlite3_uint64)w->version->slots * sizeof *distances);
-    if (!distances)
-        return SQLITE_NOMEM;
-    all->query = query;
-    for (int i = 0; i < w->threads; i++)
-        all->searches[i] = (sketch_search){.query = query,
-                                           .distances = distances,
-                                           .slots = all->rooms[i].slots,
-                                           .scores = all->rooms[i].scores};
-    int rc = for_each_segment(all, step_coarsely, message);
+    const index_version *v = all->walk->version;
+    sieve rows;
+    all->rows = &rows;
+    all->futile = 0;
+    int rc = sieve_open(&rows, query, v->segment_count, v->slots);
     if (rc == SQLITE_OK)
-        rc = score_first(w, all->k, all->answers, &all->searches[0], message);
+        rc = fill_sieve(all->walk, all->answers, &rows);
     if (rc == SQLITE_OK)
-        rc = for_each_segment(all, step_finely, message);
-    sqlite3_free(distances);
+        rc = for_each_segment(all, step_look, message);
+    if (rc == SQLITE_OK)
+        rc = sift(all, message);
+    if (rc == SQLITE_OK)
+        rc = for_each_segment(all, step_finally, message);
+    sieve_close(&rows);
     return rc;
 }
 
@@ -621,12 +654,21 @@ static int search_alike(segments_search *all, const basis *b, char **message)
     return rc;
 }
 
+/* The most rows that sketches are asked for, where the vectors are in memory. */
+static int64_t most_by_sketches(const index_walk *w)
+{
+    return w->count / SKETCH_SHARE > SEARCH_MAX_K ? w->count / SKETCH_SHARE : SEARCH_MAX_K;
+}
+
 /* Search the segments without a sketch, then those with one: nearly always of one basis. */
 static int search_segments(segments_search *all, char **message)
 {
     const index_version *v = all->walk->version;
-    for (int s = 0; s < v->segment_count; s++)
+    for (int s = 0; s < v->segment_count; s++) {
         all->answers[s] = (segment_answer){.own = segment_hold_sketch(v->segments[s])};
+        if (all->k > most_by_sketches(all->walk) && segment_has_vectors(v->segments[s]))
+            all->answers[s].own = NULL;
+    }
     int rc = for_each_segment(all, step_plainly, message);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
         if (all->answers[s].own)
@@ -653,9 +695,8 @@ static int threads_of(const index_walk *w)
 static int open_rooms(segments_search *all, const index_version *v, int threads)
 {
     all->answers = sqlite3_malloc64(v->segment_count * sizeof *all->answers);
-    all->searches = sqlite3_malloc64((sqlite3_uint64)threads * sizeof *all->searches);
     all->rooms = sqlite3_malloc64((sqlite3_uint64)threads * sizeof *all->rooms);
-    if (!all->answers || !all->searches || !all->rooms)
+    if (!all->answers || !all->rooms)
         return SQLITE_NOMEM;
     int rc = SQLITE_OK;
     for (int i = 0; i < threads; i++)
@@ -670,7 +711,6 @@ static void close_rooms(segments_search *all, int threads)
     for (int i = 0; all->rooms && i < threads; i++)
         scored_slots_close(&all->rooms[i]);
     sqlite3_free(all->answers);
-    sqlite3_free(all->searches);
     sqlite3_free(all->rooms);
 }
 
@@ -810,9 +850,11 @@ int index_walks_by_sketches(const index_version *v)
 static int64_t most_searched(const index_walk *w)
 {
     const index_version *v = w->version;
-    if (index_walks_by_sketches(v) && w->count >= v->slots / SKETCH_SET_SHARE)
-        return w->count / SKETCH_SHARE > SEARCH_MAX_K ? w->count / SKETCH_SHARE : SEARCH_MAX_K;
-    return w->set ? 0 : SEARCH_MAX_K;
+    if (index_walks_by_sketches(v) && w->set && w->count >= v->slots / SKETCH_SET_SHARE)
+        return most_by_sketches(w);
+    if (w->set)
+        return 0;
+    return w->count / PICK_SHARE > SEARCH_MAX_K ? w->count / PICK_SHARE : SEARCH_MAX_K;
 }
 
 /* How many rows to search for where `depth` are expected to be read; 0: score all. */
@@ -828,7 +870,8 @@ static int64_t depth_of_search(const index_walk *w, int64_t depth)
 /* The rows found so far were not enough: find more of them, or score all. */
 static int walk_deepen(index_walk *w, char **message)
 {
-    int64_t deeper = w->hit_count * DEEPER, most = most_searched(w);
+    int64_t deeper = w->hit_count * DEEPER;
+    int64_t most = w->set ? most_searched(w) : most_by_sketches(w);
     if (deeper > most && w->hit_count <= most / 2)
         deeper = most;
     if (w->deepens && deeper > 0 && deeper <= most && index_walks_by_sketches(w->version))

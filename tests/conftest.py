@@ -8,6 +8,8 @@ from pathlib import Path
 BUILD = Path(__file__).resolve().parent.parent / "build"
 # Read by Hypothesis when it is first used, so set before its import.
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(BUILD / "hypothesis"))
+# Sketches also of tables so small that reading their vectors is as fast: tests need not be larger.
+os.environ.setdefault("SQLITE_FAISS_SKETCHES", "always")
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

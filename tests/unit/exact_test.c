@@ -112,14 +112,19 @@ static float score_of(vector_metric metric, int dimension, const float *a, const
     return sum;
 }
 
-/* The row of a sketch of one is kept by this bound. */
+/* The row of a sketch of one is kept by this bound, by every line. */
 static void check_kept(const sketch *s, const query_sketch *query, double bound)
 {
-    int32_t coarse;
+    int32_t distance, same;
     int64_t slot = 0;
-    sketch_distances(s, query, &coarse);
-    assert_true(coarse <= sketch_limit(s, query, bound));
-    assert_int_equal(sketch_refine(s, query, bound, &slot, 1), 1);
+    sketch_distances(s, query, &distance);
+    sketch_distances_at(s, query, &slot, 1, &same);
+    assert_int_equal(same, distance);
+    assert_true(distance <= sketch_limit(s, query, 0, bound));
+    for (int line = 1; line < sketch_lines(s); line++) {
+        assert_int_equal(sketch_go_on(s, query, line, bound, &slot, &distance, 1), 1);
+        assert_true(distance <= sketch_limit(s, query, line, bound));
+    }
 }
 
 static void check_metric(vector_metric metric, maker *make, int dimension, int must_help)
@@ -130,7 +135,7 @@ static void check_metric(vector_metric metric, maker *make, int dimension, int m
     for (int i = 0; i < count; i++)
         make(dimension, x + (size_t)i * d);
     basis *b;
-    assert_int_equal(basis_new(metric, x, count, dimension, NULL, &b), SQLITE_OK);
+    assert_int_equal(basis_new(metric, x, count, dimension, NULL, NULL, &b), SQLITE_OK);
     if (!b && !must_help) {
         free(x);
         return;

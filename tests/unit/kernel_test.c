@@ -92,46 +92,61 @@ static void check_products(const int8_t *codes, int count, int width, const int1
         assert_int_equal(found[i], MARK);
 }
 
-/* Keep some places, in an order of their own, and compare with a plain loop: by distances,
-** or by products. */
-static void check_keeping(const int8_t *codes, int count, int width, const int16_t *query,
-                          int products, int32_t limit, const uint8_t *always)
+static int32_t plain(int products, const int8_t *code, const int16_t *query, int width)
 {
-    int64_t places[2 * COUNT], expected[2 * COUNT];
-    int given = 0, wanted = 0;
+    return products ? -kernel_product_plain(code, query, width)
+                    : kernel_distance_plain(code, query, width);
+}
+
+/* The distances at some places, in an order of their own; then those that are kept by them, and
+** those that are kept when one goes on to other codes. */
+static void check_at_places(const int8_t *codes, int count, int width, const int16_t *query,
+                            int products, int32_t limit)
+{
+    int64_t places[2 * COUNT], kept[2 * COUNT], expected[2 * COUNT];
+    int32_t found[2 * COUNT], moved[2 * COUNT], wanted[2 * COUNT];
+    int given = 0, many = 0;
     for (int i = 0; i < 2 * count; i++) {
         if (draw() % 3)
             places[given++] = (int64_t)(draw() % (uint32_t)count);
     }
+    (products ? kernel_products_at : kernel_distances_at)(codes, width, query, places, given,
+                                                          found);
     for (int i = 0; i < given; i++) {
-        int64_t at = places[i];
-        const int8_t *code = codes + at * width;
-        int32_t found = products ? -kernel_product_plain(code, query, width)
-                                 : kernel_distance_plain(code, query, width);
-        if (found <= limit || (always && always[at]))
-            expected[wanted++] = at;
+        assert_int_equal(found[i], plain(products, codes + places[i] * width, query, width));
+        expected[many] = places[i];
+        wanted[many] = found[i];
+        many += found[i] <= limit;
     }
-    int kept = products ? kernel_keep_products(codes, width, query, limit, always, places, given)
-                        : kernel_keep_within(codes, width, query, limit, always, places, given);
-    assert_int_equal(kept, wanted);
-    assert_memory_equal(places, expected, (size_t)wanted * sizeof *places);
+    memcpy(kept, places, sizeof kept);
+    memcpy(moved, found, sizeof moved);
+    assert_int_equal(kernel_keep(kept, moved, given, limit), many);
+    assert_memory_equal(kept, expected, (size_t)many * sizeof *kept);
+    assert_memory_equal(moved, wanted, (size_t)many * sizeof *moved);
+    many = 0;
+    for (int i = 0; i < given; i++) {
+        const int8_t *code = codes + places[i] * width;
+        found[i] = (int32_t)(draw() % 1000);
+        expected[many] = places[i];
+        wanted[many] = found[i] + plain(products, code, query, width) -
+                       2 * plain(products, code + width - 1, query + width - 1, 1);
+        many += wanted[many] <= limit;
+    }
+    int go_on = (products ? kernel_products_on : kernel_distances_on)(codes, width, query, limit,
+                                                                      places, found, given);
+    assert_int_equal(go_on, many);
+    assert_memory_equal(places, expected, (size_t)many * sizeof *places);
+    assert_memory_equal(found, wanted, (size_t)many * sizeof *found);
 }
 
 static void check_limits(const int8_t *codes, int count, int width, const int16_t *query,
                          int products)
 {
-    uint8_t always[COUNT];
-    for (int i = 0; i < count; i++)
-        always[i] = draw() % 4 == 0;
     /* At a distance that occurs, just below it, and at both ends. */
-    const int8_t *code = codes + count / 2 * width;
-    int32_t middle = products ? -kernel_product_plain(code, query, width)
-                              : kernel_distance_plain(code, query, width);
+    int32_t middle = plain(products, codes + count / 2 * width, query, width);
     const int32_t limits[] = {middle, middle - 1, 0, -1, INT32_MAX, INT32_MIN};
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        check_keeping(codes, count, width, query, products, limits[i], NULL);
-        check_keeping(codes, count, width, query, products, limits[i], always);
-    }
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        check_at_places(codes, count, width, query, products, limits[i]);
 }
 
 /* The places within a limit, all at once and one after another. */
@@ -211,8 +226,9 @@ static void any_width_and_count(void **unused)
     }
     kernel_distances(NULL, 0, 64, NULL, NULL);
     kernel_products(NULL, 0, 64, NULL, NULL);
-    assert_int_equal(kernel_keep_within(NULL, 192, NULL, 0, NULL, NULL, 0), 0);
-    assert_int_equal(kernel_keep_products(NULL, 192, NULL, 0, NULL, NULL, 0), 0);
+    assert_int_equal(kernel_keep(NULL, NULL, 0, 0), 0);
+    assert_int_equal(kernel_distances_on(NULL, 64, NULL, 0, NULL, NULL, 0), 0);
+    assert_int_equal(kernel_products_on(NULL, 64, NULL, 0, NULL, NULL, 0), 0);
 }
 
 /* The greatest distance there is, 256 × 2,033², and product, 256 × 127 × 32,767. */

@@ -158,6 +158,7 @@ static void no_basis_is_looked_for_once(void **unused)
 
 int main(void)
 {
+    setenv("SQLITE_FAISS_SKETCHES", "always", 1); /* of so few rows, too */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_basis_that_fits_is_kept),
         cmocka_unit_test(new_rows_of_another_kind_change_it),
