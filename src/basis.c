@@ -27,6 +27,11 @@ void basis_release(basis *b)
     sqlite3_free(b);
 }
 
+double basis_most_share(const basis *b)
+{
+    return b->most_share;
+}
+
 void *basis_room(size_t count, size_t size)
 {
     return sqlite3_malloc64((sqlite3_uint64)(count ? count : 1) * size);

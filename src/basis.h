@@ -43,6 +43,10 @@ int basis_sample_size(int dimension);
 /* Whether vectors of this dimension may have a basis at all. */
 int basis_is_possible(int dimension);
 
+/* The share of an index's rows that are worth searching for by sketches, BASIS_MOST_SHARE at most. */
+#define BASIS_MOST_SHARE (1.0 / 24)
+double basis_most_share(const basis *b);
+
 /* Bytes of the codes of one row, at most. */
 int basis_code_most(int dimension);
 
@@ -76,6 +80,7 @@ struct basis {
     double centres[LINES_MOST]; /* of each line: taken off the norms of the rest */
     double uncertain;           /* the largest error of such a norm in the sample */
     double worst_error;         /* a row whose error is greater is an outlier */
+    double most_share;          /* see basis_most_share() */
     energy sample;
 };
 

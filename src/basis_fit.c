@@ -288,19 +288,19 @@ typedef struct fitting {
     double *z_squared;
 } fitting;
 
-/* Try a basis: how much a search costs with it, below 1 where it is of use; and with how many
-** of its lines. */
-static int try_basis(const basis *b, const fitting *f, double *cost, int *lines)
+/* Try a basis. */
+static int try_basis(const basis *b, const fitting *f, trial_result *result)
 {
     trial_sample sample = {f->sample, f->count, f->p, f->z_squared};
-    return trial_cost(b, f->metric, &sample, f->trials, cost, lines);
+    return trial_cost(b, f->metric, &sample, f->trials, result);
 }
 
-/* The same of a basis made before, whose codes the sample may not fit. */
+/* Try one that was made before, whose codes the sample may not fit. */
 static int try_former(const basis *b, const fitting *f, double *cost)
 {
     int8_t code[LINE_MOST * LINES_MOST];
-    int misfits = 0, lines;
+    trial_result result;
+    int misfits = 0;
     project_sample(b, f->sample, f->count, f->z, f->z_squared, f->p);
     for (int i = 0; i < f->count; i++) {
         row_code row =
@@ -308,7 +308,11 @@ static int try_former(const basis *b, const fitting *f, double *cost)
         misfits += !row.fits || row.lines[b->lines - 1].error > b->worst_error;
     }
     *cost = INFINITY;
-    return misfits > f->count / OUTLIERS_SHARE ? SQLITE_OK : try_basis(b, f, cost, &lines);
+    if (misfits > f->count / OUTLIERS_SHARE)
+        return SQLITE_OK;
+    int rc = try_basis(b, f, &result);
+    *cost = result.cost;
+    return rc;
 }
 
 /* Keep so many lines of a basis alone. */
@@ -326,7 +330,7 @@ static int shorten(basis *b, const fitting *f, int lines)
 /* Fit a new basis to the sample; *cost is below 1 where it is of use. */
 static int fit(basis *b, const fitting *f, double *cost)
 {
-    int lines = b->lines;
+    trial_result result;
     *cost = INFINITY;
     if (f->count < SAMPLE_LEAST || !(b->unit > 0 && b->unit < INFINITY))
         return SQLITE_OK;
@@ -338,9 +342,11 @@ static int fit(basis *b, const fitting *f, double *cost)
     project_sample(b, f->sample, f->count, f->z, f->z_squared, f->p);
     if (!find_step(b, f->z_squared, f->p, f->count))
         return SQLITE_OK;
-    rc = try_basis(b, f, cost, &lines);
-    if (rc == SQLITE_OK && lines < b->lines)
-        rc = shorten(b, f, lines);
+    rc = try_basis(b, f, &result);
+    *cost = result.cost;
+    b->most_share = result.most_share;
+    if (rc == SQLITE_OK && result.lines < b->lines)
+        rc = shorten(b, f, result.lines);
     return rc;
 }
 

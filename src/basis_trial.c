@@ -16,17 +16,18 @@ static const double SHARE_LEFT = 0.25; /* of the sample left over: no help */
 ** What searches take, in nanoseconds as measured on one machine: what matters is how these
 ** compare with each other. They depend on nothing else, so that a choice repeats.
 */
-static const double CACHE = 24e6;              /* bytes of vectors that are read faster … */
-static const double READ_CACHED = 55;          /* … so many a nanosecond, … */
-static const double READ = 22;                 /* … than others */
-static const double FIRST_LINE = 2.5;          /* for the first line of a row */
-static const double LINE = 6;                  /* for another one */
+static const double CACHE = 12e6;              /* bytes of vectors that are read faster … */
+static const double READ_CACHED = 62;          /* … so many a nanosecond, … */
+static const double READ = 24;                 /* … than others */
 static const double ROW = 30, READ_APART = 14; /* for scoring one row, and bytes of it a ns */
+static const double PASS = 1;                  /* for choosing among rows, for each of them */
+static const double FIRST_LINE = 3;            /* for the first line of a row, of full length */
+static const double LINE = 6;                  /* for another one, of any length */
 static const double PROJECT = 12;              /* products a nanosecond */
-static const double FIXED = 3000;
-static const double PROBED = 3;        /* times k rows, … */
-static const double PROBED_LEAST = 60; /* … and some more, are scored to begin with */
-static const double WORTH = 0.85;      /* of reading all the vectors */
+static const double FIXED = 10e3;
+/* So many rows, and some more, are scored to begin with, of more that are looked at. */
+static const double PROBED = 2, PROBED_WIDE = 8, PROBED_MORE = 16, PROBE = 200;
+static const double WORTH = 0.85; /* of reading all the vectors */
 
 /* One query as a basis sees it: as z and p are, or for inner products as it is times the unit. */
 typedef struct trial_query {
@@ -195,17 +196,35 @@ static double cost_of(const basis *b, int lines, const double *left, double rows
 {
     double bytes = b->dimension * 4.0, line = (double)b->line / LINE_MOST;
     double row = ROW + bytes / READ_APART;
-    double each = FIRST_LINE * line + left[lines - 1] * row;
+    double each = PASS + FIRST_LINE * line + left[lines - 1] * row;
     for (int i = 1; i < lines; i++)
         each += left[i - 1] * LINE;
+    double probe = PROBED * row + PROBED_WIDE * LINE * (lines - 1) + PROBE;
     double width = basis_reach(b, lines - 1);
-    double once = FIXED + width * b->dimension / PROJECT + (PROBED * k + PROBED_LEAST) * row;
+    double once = FIXED + width * b->dimension / PROJECT + (k + PROBED_MORE) * probe;
     double flat = bytes / (rows * bytes > CACHE ? READ : READ_CACHED);
     return (each + once / rows) / flat;
 }
 
+/* The share of the rows that may be searched for. What lines leave over for more rows than
+** were tried is taken to grow as fast as these. */
+static double find_most(const basis *b, int lines, const double *far_left,
+                        const basis_trials *trials)
+{
+    double most = 0, rows = (double)trials->rows;
+    for (double k = trials->nearest_place; k <= rows * BASIS_MOST_SHARE; k *= 1.25) {
+        double left[LINES_MOST], times = fmax(1, k / trials->last_place);
+        for (int line = 0; line < lines; line++)
+            left[line] = fmin(1, far_left[line] * times);
+        if (cost_of(b, lines, left, rows, k) > WORTH)
+            break;
+        most = k;
+    }
+    return fmax(most, trials->nearest_place) / rows;
+}
+
 static int cost_by_trials(const basis *b, vector_metric metric, const trial_sample *sample,
-                          const basis_trials *trials, double *cost, int *lines)
+                          const basis_trials *trials, trial_result *result)
 {
     double near_left[LINES_MOST], far_left[LINES_MOST], least = INFINITY;
     double rows = (double)trials->rows;
@@ -213,23 +232,24 @@ static int cost_by_trials(const basis *b, vector_metric metric, const trial_samp
         find_left(b, metric, sample, trials->queries, trials->count, trials->nearest, near_left);
     if (rc == SQLITE_OK)
         rc = find_left(b, metric, sample, trials->queries, trials->count, trials->last, far_left);
-    *cost = INFINITY;
     for (int some = 1; rc == SQLITE_OK && some <= b->lines; some++) {
         double near_cost = cost_of(b, some, near_left, rows, trials->nearest_place);
         double both = near_cost + cost_of(b, some, far_left, rows, trials->last_place);
         if (both >= least)
             continue;
         least = both;
-        *lines = some;
-        *cost = near_cost / WORTH;
+        result->lines = some;
+        result->cost = near_cost / WORTH;
     }
+    if (rc == SQLITE_OK)
+        result->most_share = find_most(b, result->lines, far_left, trials);
     return rc;
 }
 
 int trial_cost(const basis *b, vector_metric metric, const trial_sample *sample,
-               const basis_trials *trials, double *cost, int *lines)
+               const basis_trials *trials, trial_result *result)
 {
-    *lines = b->lines;
-    return trials ? cost_by_trials(b, metric, sample, trials, cost, lines)
-                  : cost_by_sample(b, metric, sample, cost);
+    *result = (trial_result){INFINITY, b->lines, BASIS_MOST_SHARE};
+    return trials ? cost_by_trials(b, metric, sample, trials, result)
+                  : cost_by_sample(b, metric, sample, &result->cost);
 }

@@ -15,10 +15,15 @@ typedef struct trial_sample {
     const double *z_squared;
 } trial_sample;
 
-/* *cost is below 1 where sketches are of use with some number of lines, *lines of the basis's
-** own. Without trials rows of the sample are the queries, and as near as the sample shows. The
+typedef struct trial_result {
+    double cost;       /* below 1 where sketches are of use, … */
+    int lines;         /* … with so many lines of the basis's own, … */
+    double most_share; /* … for searches for no more than this share of the rows */
+} trial_result;
+
+/* Without trials rows of the sample are the queries, and as near as the sample shows. The
 ** same arguments give the same answer on every machine. SQLITE_OK or SQLITE_NOMEM. */
 int trial_cost(const basis *b, vector_metric metric, const trial_sample *sample,
-               const basis_trials *trials, double *cost, int *lines);
+               const basis_trials *trials, trial_result *result);
 
 #endif

@@ -660,13 +660,21 @@ static int64_t most_by_sketches(const index_walk *w)
     return w->count / SKETCH_SHARE > SEARCH_MAX_K ? w->count / SKETCH_SHARE : SEARCH_MAX_K;
 }
 
+/* Whether so many rows are worth searching for by the sketch of a segment, NULL for none. */
+static int pays_by_sketch(const index_walk *w, int s, const sketch *own, int k)
+{
+    if (!own || w->set || !segment_has_vectors(w->version->segments[s]))
+        return own != NULL;
+    return k <= (double)w->count * basis_most_share(sketch_basis(own));
+}
+
 /* Search the segments without a sketch, then those with one: nearly always of one basis. */
 static int search_segments(segments_search *all, char **message)
 {
     const index_version *v = all->walk->version;
     for (int s = 0; s < v->segment_count; s++) {
         all->answers[s] = (segment_answer){.own = segment_hold_sketch(v->segments[s])};
-        if (all->k > most_by_sketches(all->walk) && segment_has_vectors(v->segments[s]))
+        if (!pays_by_sketch(all->walk, s, all->answers[s].own, all->k))
             all->answers[s].own = NULL;
     }
     int rc = for_each_segment(all, step_plainly, message);
