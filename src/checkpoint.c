@@ -210,12 +210,24 @@ static int read_part(reader *r)
     return rc;
 }
 
-/* Whether the header is of an index as wanted, and makes sense. */
-static int check_header(reader *r, const header *wanted)
+/* Whether the header makes sense. One of another format is not looked into. */
+static int check_sense(reader *r)
 {
     const header *h = &r->header;
-    if (memcmp(h->magic, wanted->magic, sizeof h->magic) != 0)
+    if (memcmp(h->magic, magic, sizeof h->magic) != 0)
         return damaged(r, "it has no header");
+    const uint64_t row_bytes = sizeof(int64_t) + sizeof(uint64_t);
+    if (h->format == FORMAT_VERSION &&
+        (h->bytes > BYTES_MOST || h->rows >= INT32_MAX || h->rows * row_bytes > h->bytes ||
+         h->parts != (h->bytes + PART_BYTES - 1) / PART_BYTES))
+        return damaged(r, "its header makes no sense");
+    return SQLITE_OK;
+}
+
+/* Whether it is of an index as wanted. */
+static int check_definition(reader *r, const header *wanted)
+{
+    const header *h = &r->header;
     if (h->format != wanted->format)
         return damaged(r, "it is of the format %u, not %u", h->format, wanted->format);
     if (memcmp(h->faiss, wanted->faiss, sizeof h->faiss) != 0)
@@ -225,10 +237,6 @@ static int check_header(reader *r, const header *wanted)
         h->dimension != wanted->dimension || h->ef_construction != wanted->ef_construction)
         return damaged(r, "it is of another definition (%.*s, %u dimensions)", INDEX_KIND_TEXT,
                        h->kind, h->dimension);
-    const uint64_t row_bytes = sizeof(int64_t) + sizeof(uint64_t);
-    if (h->bytes > BYTES_MOST || h->rows >= INT32_MAX || h->rows * row_bytes > h->bytes ||
-        h->parts != (h->bytes + PART_BYTES - 1) / PART_BYTES)
-        return damaged(r, "its header makes no sense");
     return SQLITE_OK;
 }
 
@@ -243,7 +251,7 @@ static int read_header(reader *r)
 }
 
 /* Begin to read. Where there is no table that may be read, nothing is stored. */
-static int reader_open(reader *r, const header *wanted)
+static int reader_open(reader *r)
 {
     char *sql = checkpoint_sql(SQL_CHECKPOINT_PARTS, r->place, "");
     int rc = sql_prepare(r->place->db, sql, &r->parts);
@@ -254,7 +262,14 @@ static int reader_open(reader *r, const header *wanted)
         return rc;
     sqlite3_bind_int(r->parts, 1, PART_BYTES);
     rc = read_header(r);
-    return rc == SQLITE_OK ? check_header(r, wanted) : rc;
+    return rc == SQLITE_OK ? check_sense(r) : rc;
+}
+
+/* Begin to read an index as wanted. */
+static int reader_open_wanted(reader *r, const header *wanted)
+{
+    int rc = reader_open(r);
+    return rc == SQLITE_OK ? check_definition(r, wanted) : rc;
 }
 
 /* Read it all once, then stand before part 1 again. */
@@ -325,7 +340,7 @@ int checkpoint_load(const checkpoint_place *place, const checkpoint_shape *shape
     *out = NULL;
     reader r = {.place = place, .check = check, .argument = argument, .message = message};
     header wanted = header_of(shape);
-    int rc = reader_open(&r, &wanted);
+    int rc = reader_open_wanted(&r, &wanted);
     if (rc == SQLITE_OK)
         rc = verify(&r);
     if (rc == SQLITE_OK)
@@ -348,12 +363,31 @@ static int is_stored(const checkpoint_place *place, const header *wanted, const 
                      index_check *check, void *argument, int *stored, char **message)
 {
     reader r = {.place = place, .check = check, .argument = argument, .message = message};
-    int rc = reader_open(&r, wanted);
+    int rc = reader_open_wanted(&r, wanted);
     *stored = rc == SQLITE_OK && r.header.id == approximate_stored(a);
     if (*stored)
         rc = verify(&r);
     *stored = *stored && rc == SQLITE_OK;
     rc = r.damage ? SQLITE_OK : explain(place, rc, "read", message);
+    reader_close(&r);
+    return rc;
+}
+
+int checkpoint_verify(const checkpoint_place *place, index_check *check, void *argument,
+                      char **message)
+{
+    reader r = {.place = place, .check = check, .argument = argument, .message = message};
+    int rc = reader_open(&r);
+    if (rc == SQLITE_OK && r.header.format == FORMAT_VERSION)
+        rc = verify(&r);
+    if (r.damage && r.is_empty)
+        rc = SQLITE_OK;
+    else if (r.damage)
+        *message = sqlite3_mprintf("the index that %s.%s_checkpoint holds is damaged ('optimize' "
+                                   "stores it again): %s",
+                                   place->schema, place->table, r.damage);
+    else
+        rc = explain(place, rc, "read", message);
     reader_close(&r);
     return rc;
 }

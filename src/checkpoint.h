@@ -52,6 +52,11 @@ int checkpoint_save(const checkpoint_place *place, const checkpoint_shape *shape
 int checkpoint_load(const checkpoint_place *place, const checkpoint_shape *shape,
                     index_check *check, void *argument, approximate **out, char **message);
 
+/* Whether what is stored, if anything, is what was stored, of whatever definition: SQLITE_OK, or
+** SQLITE_CORRUPT_VTAB with a message that says what is wrong. One pass. */
+int checkpoint_verify(const checkpoint_place *place, index_check *check, void *argument,
+                      char **message);
+
 /* Whether anything is stored; 0 also where that cannot be read. */
 int checkpoint_exists(const checkpoint_place *place);
 

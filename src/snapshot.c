@@ -4,12 +4,12 @@
 #include <time.h>
 
 #include "build.h"
-#include "checkpoint.h"
 #include "delta.h"
 #include "growth.h"
 #include "message.h"
 #include "publication.h"
 #include "sql_text.h"
+#include "stored.h"
 
 /* Before that version an extension cannot call it: the table of pointers ends. */
 enum { SERIALIZE_AVAILABLE = 3039000 };
@@ -609,73 +609,12 @@ static int is_private(const snapshot *s)
     return s->tracked && is_writing(s);
 }
 
-/* The name of the n-th faiss table of this connection that the snapshot's definition may come
-** from: names that are the caller's, since tables may go while one is read. */
-static int find_table(const snapshot *s, int n, char **schema, char **table)
-{
-    *schema = *table = NULL;
-    for (const connected_table *t = s->connection->tables; t && !*table; t = t->next) {
-        if (!definition_equal(t->definition, &s->tracked->asked) || n-- > 0)
-            continue;
-        *schema = sqlite3_mprintf("%s", t->schema);
-        *table = sqlite3_mprintf("%s", t->name);
-        if (!*schema || !*table)
-            return SQLITE_NOMEM;
-    }
-    return SQLITE_OK;
-}
-
-static checkpoint_shape shape_of(const snapshot *s)
-{
-    const index_version *v = s->version;
-    return (checkpoint_shape){&s->tracked->asked.kind, v->metric, v->dimension,
-                              v->keeping == INDEX_CODES};
-}
-
-/* Of a growth_loader: that of the first such table that has one stored. */
-static int load_checkpoint(void *argument, approximate **out, char **message)
-{
-    snapshot *s = argument;
-    const checkpoint_shape shape = shape_of(s);
-    int rc = SQLITE_OK, is_last = 0;
-    *out = NULL;
-    for (int n = 0; rc == SQLITE_OK && !*out && !is_last; n++) {
-        checkpoint_place place = {.db = s->connection->db};
-        char *schema, *table;
-        rc = find_table(s, n, &schema, &table);
-        is_last = !table;
-        place.schema = schema;
-        place.table = table;
-        if (rc == SQLITE_OK && !is_last)
-            rc = checkpoint_load(&place, &shape, snapshot_poll, s, out, message);
-        sqlite3_free(schema);
-        sqlite3_free(table);
-    }
-    return rc;
-}
-
-int snapshot_store(snapshot *s, const char *schema, const char *table, char **message)
-{
-    const index_kind *kind = &s->tracked->asked.kind;
-    /* A table in temp goes with its connection. */
-    if (!*kind->text || sqlite3_stricmp(schema, "temp") == 0)
-        return SQLITE_OK;
-    approximate *current = growth_current(s->version);
-    if (!current)
-        return SQLITE_OK;
-    const checkpoint_place place = {s->connection->db, schema, table};
-    const checkpoint_shape shape = shape_of(s);
-    int rc = checkpoint_save(&place, &shape, current, snapshot_poll, s, message);
-    approximate_release(current);
-    return rc;
-}
-
 int snapshot_coverage(snapshot *s, coverage **out, char **message)
 {
     const index_kind *kind = kind_of(s);
     int rc = SQLITE_OK;
     vector_reader reader = vector_reader_of(s);
-    const growth_loader loader = {load_checkpoint, s};
+    const growth_loader loader = {stored_load, s};
     if (*kind->text && !s->coverage && s->version->rows > 0)
         rc = growth_coverage(s->version, kind, !is_private(s), s->tracked ? &loader : NULL, &reader,
                              &s->coverage, message);
@@ -688,7 +627,7 @@ int snapshot_load(snapshot *s, char **message)
     const index_kind *kind = &s->tracked->asked.kind;
     if (!*kind->text || s->version->rows == 0 || is_writing(s))
         return SQLITE_OK;
-    const growth_loader loader = {load_checkpoint, s};
+    const growth_loader loader = {stored_load, s};
     return growth_restore(s->version, kind, &loader, message);
 }
 
@@ -763,7 +702,7 @@ static int complete_growth(snapshot *s, int anew, char **message)
     index_version *v;
     if (!*kind->text || s->version->rows == 0)
         return SQLITE_OK;
-    const growth_loader loader = {load_checkpoint, s};
+    const growth_loader loader = {stored_load, s};
     int rc = growth_complete(s->version, kind, anew, &loader, &reader, message);
     if (rc != SQLITE_MISMATCH)
         return rc;

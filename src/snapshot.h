@@ -80,10 +80,6 @@ int snapshot_compare(snapshot *s, index_version **version, char **message);
 ** approximate index gets all rows, and few others; with `anew` it is trained again. */
 int snapshot_optimize(snapshot *s, int anew, char **message);
 
-/* Store the approximate index, where there is one, with the faiss table schema.table. Part of
-** the caller's write transaction. */
-int snapshot_store(snapshot *s, const char *schema, const char *table, char **message);
-
 /* Read the whole source and compare it with the index: *equal. A malformed row is
 ** an error that names it, also where strict=off leaves such rows out. */
 int snapshot_check(snapshot *s, int *equal, char **message);

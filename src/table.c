@@ -10,6 +10,7 @@
 #include "message.h"
 #include "snapshot.h"
 #include "sql_text.h"
+#include "stored.h"
 #include "workers.h"
 
 enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
@@ -747,15 +748,17 @@ static int command_rebuild(faiss_table *t, snapshot *s, char **message)
         return rc;
     rc = snapshot_optimize(s, 1, message);
     if (rc == SQLITE_OK && checkpoint_exists(&place))
-        rc = snapshot_store(s, t->schema, t->name, message);
+        rc = stored_save(s, t->schema, t->name, message);
     return rc;
 }
 
 static int command_integrity_check(faiss_table *t, snapshot *s, char **message)
 {
-    (void)t;
+    const checkpoint_place place = place_of(t);
     int equal;
     int rc = snapshot_check(s, &equal, message);
+    if (rc == SQLITE_OK && equal && is_approximate(t))
+        return checkpoint_verify(&place, snapshot_poll, s, message);
     if (rc != SQLITE_OK || equal)
         return rc;
     *message = sqlite3_mprintf("the index differs from %s.%s", s->source->schema, s->source->table);
@@ -765,7 +768,7 @@ static int command_integrity_check(faiss_table *t, snapshot *s, char **message)
 static int command_optimize(faiss_table *t, snapshot *s, char **message)
 {
     int rc = snapshot_optimize(s, 0, message);
-    return rc == SQLITE_OK ? snapshot_store(s, t->schema, t->name, message) : rc;
+    return rc == SQLITE_OK ? stored_save(s, t->schema, t->name, message) : rc;
 }
 
 static const struct command {

@@ -18,6 +18,7 @@ import pytest
 
 import database
 from database import column, plain, rows, scalar
+from test_errors import FAULTS, run_apart
 from test_approximate import (
     DIMENSION, FAMILIES, KNN, SANITIZED, assert_sound, make, table_of, vectors_of,
 )
@@ -479,6 +480,16 @@ def test_interrupted(stored, connect):
         assert interrupted > 3
 
 
+@pytest.mark.parametrize("sql, change", [
+    (OPTIMIZE, "UPDATE docs SET embedding = zeroblob(32) WHERE id < 20"),
+    ("SELECT id FROM docs_ann WHERE embedding MATCH zeroblob(32) AND k = 3", "SELECT 1")], ids=["storing", "loading"])
+def test_memory_runs_out(tmp_path, sql, change):
+    """While it is stored, or loaded: an error, and all goes on afterwards."""
+    store(tmp_path / "docs.db", "SQ8", 110)
+    told = run_apart(FAULTS, tmp_path / "docs.db", sql, 2000 if SANITIZED else 700, change)
+    assert int(told.split()[1]) > 100
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -590,6 +601,20 @@ def test_damaged_pages(tmp_path, small):
         origins += column(connection, ORIGIN)
         connection.close()
     assert origins.count("built") > 190
+
+
+def test_the_integrity_check_looks_at_it(stored, connect):
+    path, _ = stored
+    connection = connect(path)
+    check = "INSERT INTO docs_ann(docs_ann) VALUES ('integrity-check')"
+    connection.execute(check)
+    connection.execute("UPDATE docs_ann_checkpoint SET checksum = checksum + 1 WHERE part = 2")
+    with pytest.raises(sqlite3.DatabaseError, match="main.docs_ann_checkpoint holds is damaged .*part 2 does not fit"):
+        connection.execute(check)
+    connection.execute(OPTIMIZE)
+    connection.execute(check)
+    connection.execute("DELETE FROM docs_ann_checkpoint")
+    connection.execute(check)
 
 
 def test_of_another_table(tmp_path, connect):
