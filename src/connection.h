@@ -64,7 +64,11 @@ typedef struct tracked_source {
                             ** only if the log says that it is the same state */
     live_state draft_live;
     int draft_resolutions; /* it is of no use once the source was resolved again */
-    void *partial;         /* an interrupted reading in a state that this connection alone knows */
+    /* Of a draft that a command left, which runs in the middle of a statement: it may differ from
+    ** draft_live in rows that the log names behind this state, and in one more. Else seq 0. */
+    live_state draft_since;
+    sqlite3_int64 draft_row;
+    void *partial; /* an interrupted reading in a state that this connection alone knows */
     void (*partial_destroy)(void *);
 } tracked_source;
 

@@ -76,6 +76,9 @@ void index_release(index_version *v);
 ** and no other thread is at one. The first search of an index is left alone. A piece
 ** takes some 20 ms, the finding of a basis more, depending on the dimension. */
 void index_improve(index_version *v);
+/* Do all of these pieces now, or wait for those that another thread is at; `check` is asked
+** between them. SQLITE_OK, SQLITE_NOMEM, or what the check returned. */
+int index_complete(index_version *v, index_check *check, void *argument, char **message);
 /* In a child of fork(): no thread is at a piece any more. */
 void index_forget_work(index_version *v);
 

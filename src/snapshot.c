@@ -386,15 +386,17 @@ static index_version *find_version(const snapshot *s, const live_state *now)
     const tracked_source *t = s->tracked;
     if (live_state_equal(&t->latest_live, now) && t->latest)
         return index_retain(t->latest);
-    if (draft_counts(t) && live_state_equal(&t->draft_live, now))
+    if (draft_counts(t) && !t->draft_since.seq && live_state_equal(&t->draft_live, now))
         return index_retain(t->draft);
     return registry_at(t->shared, now);
 }
 
-/* What changes can be counted from: a version whose state is in this snapshot's past. */
+/* What changes can be counted from: a version whose state is in this snapshot's past. `row` may
+** be NULL: it may have changed besides. */
 typedef struct fold_point {
     index_version *version;
     live_state state;
+    const sqlite3_int64 *row;
 } fold_point;
 
 /* Whether a state is in the past of this one, as far as numbers tell. */
@@ -424,29 +426,44 @@ static int is_in_log(snapshot *s, const live_state *state, int *has, char **mess
     return rc == SQLITE_OK ? rc : source_failure(s->connection->db, s->source, rc, message);
 }
 
+/* Whether changes can be counted from the draft: not so after a rollback. */
+static int is_draft_past(snapshot *s, const live_state *now, int mid_statement, int *past,
+                         char **message)
+{
+    const tracked_source *t = s->tracked;
+    int is_unsure = t->draft_since.seq != 0;
+    *past = 0;
+    if (!draft_counts(t) || !may_be_past(&t->draft_live, now) || (is_unsure && mid_statement))
+        return SQLITE_OK;
+    int rc = is_in_log(s, &t->draft_live, past, message);
+    if (rc == SQLITE_OK && *past && is_unsure)
+        rc = is_in_log(s, &t->draft_since, past, message);
+    return rc;
+}
+
 /*
 ** Find the version to count changes from. What was committed once stays in the log
 ** until the ring passes over it: where the last state known is not there, the log
 ** was cut, or the file is another copy, and older states prove nothing either.
 */
-static int find_fold_point(snapshot *s, const live_state *now, fold_point *from, char **message)
+static int find_fold_point(snapshot *s, const live_state *now, int mid_statement, fold_point *from,
+                           char **message)
 {
     tracked_source *t = s->tracked;
-    int has = 0;
+    int has = 0, rc = SQLITE_OK, is_unsure = t->draft_since.seq != 0;
     *from = (fold_point){0};
     live_state last = last_known(s, now);
-    if (draft_counts(t) && may_be_past(&t->draft_live, now) && t->draft_live.seq > last.seq) {
-        int rc = is_in_log(s, &t->draft_live, &has, message);
-        if (rc != SQLITE_OK)
-            return rc;
-        if (has) { /* not so after a rollback */
-            *from = (fold_point){index_retain(t->draft), t->draft_live};
-            return SQLITE_OK;
-        }
+    if (t->draft_live.seq >= last.seq)
+        rc = is_draft_past(s, now, mid_statement, &has, message);
+    if (rc == SQLITE_OK && has) {
+        *from = (fold_point){index_retain(t->draft), is_unsure ? t->draft_since : t->draft_live,
+                             is_unsure ? &t->draft_row : NULL};
+        return SQLITE_OK;
     }
-    int rc = last.seq ? is_in_log(s, &last, &has, message) : SQLITE_OK;
+    if (rc == SQLITE_OK && last.seq)
+        rc = is_in_log(s, &last, &has, message);
     if (rc == SQLITE_OK && has)
-        *from = (fold_point){find_version(s, &last), last};
+        *from = (fold_point){find_version(s, &last), last, NULL};
     return rc;
 }
 
@@ -459,11 +476,16 @@ static int fold_changes(snapshot *s, const live_state *now, int mid_statement, i
     *out = NULL;
     if (mid_statement && s->tracked->log.is_overtaken)
         return SQLITE_OK;
-    int rc = find_fold_point(s, now, &from, message);
-    sqlite3_int64 inserted = sqlite3_last_insert_rowid(s->connection->db);
+    int rc = find_fold_point(s, now, mid_statement, &from, message);
+    s->inserted = sqlite3_last_insert_rowid(s->connection->db);
+    if (mid_statement)
+        from.row = &s->inserted;
     if (rc == SQLITE_OK && from.version)
-        rc = build_changes(s, from.version, &from.state, now, mid_statement ? &inserted : NULL, out,
-                           message);
+        rc = build_changes(s, from.version, &from.state, now, from.row, out, message);
+    if (rc == SQLITE_OK && *out && mid_statement) {
+        s->since = from.state;
+        s->until = *now;
+    }
     index_release(from.version);
     return rc;
 }
@@ -542,6 +564,7 @@ static void keep_draft(const snapshot *s, index_version *made, const live_state 
     index_version *former = t->draft;
     t->draft = index_retain(made);
     t->draft_live = *now;
+    t->draft_since.seq = 0;
     if (is_mid_statement(s))
         t->draft_live.seq = 0;
     t->draft_resolutions = t->resolutions;
@@ -694,20 +717,40 @@ static void replace_held(index_version **held, const index_version *former, inde
     index_release((index_version *)former);
 }
 
-/* Complete the approximate index of the version, if there is to be one. */
-static int complete_growth(snapshot *s, int anew, char **message)
+/* Complete what searches would make piece by piece: the approximate index of the version, if
+** there is to be one, else its sketches. */
+static int complete(snapshot *s, int anew, char **message)
 {
     const index_kind *kind = &s->tracked->asked.kind;
     vector_reader reader = vector_reader_of(s);
     index_version *v;
-    if (!*kind->text || s->version->rows == 0)
+    if (s->version->rows == 0)
         return SQLITE_OK;
+    if (!*kind->text)
+        return index_complete(s->version, snapshot_poll, s, message);
     const growth_loader loader = {stored_load, s};
     int rc = growth_complete(s->version, kind, anew, &loader, &reader, message);
     if (rc != SQLITE_MISMATCH)
         return rc;
     rc = snapshot_compare(s, &v, message);
     return rc == SQLITE_OK ? growth_complete(v, kind, anew, &loader, &reader, message) : rc;
+}
+
+/* Keep what a command has made, for the searches after its statement. Of which state it is
+** cannot be told: a trigger may have run the command between a change and its entry. */
+static void keep_unsure_draft(const snapshot *s)
+{
+    tracked_source *t = s->tracked;
+    index_version *known = registry_at(t->shared, &s->since), *former = t->draft;
+    if (known != s->version) {
+        t->draft = index_retain(s->version);
+        t->draft_live = s->until;
+        t->draft_since = s->since;
+        t->draft_row = s->inserted;
+        t->draft_resolutions = t->resolutions;
+        index_release(former);
+    }
+    index_release(known);
 }
 
 int snapshot_optimize(snapshot *s, int anew, char **message)
@@ -725,7 +768,9 @@ int snapshot_optimize(snapshot *s, int anew, char **message)
         replace_held(&t->draft, former, ordered);
     }
     if (rc == SQLITE_OK)
-        rc = complete_growth(s, anew, message);
+        rc = complete(s, anew, message);
+    if (rc == SQLITE_OK && s->since.seq)
+        keep_unsure_draft(s);
     index_release(former);
     return rc;
 }

@@ -32,7 +32,11 @@ typedef struct snapshot {
     int threads;             /* that a search in it may use */
     int64_t polled;          /* when an interrupt was last looked for, in ms */
     int compared;            /* by snapshot_compare() */
-    int answered;            /* rows of a search were handed out; set by the owner */
+    /* Of a version that was read in the middle of a statement that writes: the state that
+    ** changes were counted from (seq 0: of others), that of the log then, and a row more. */
+    live_state since, until;
+    sqlite3_int64 inserted;
+    int answered; /* rows of a search were handed out; set by the owner */
 } snapshot;
 
 /* Open a snapshot of the source that `d` defines: hold a read transaction on it,
@@ -77,7 +81,8 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
 int snapshot_compare(snapshot *s, index_version **version, char **message);
 
 /* Put the index in order for all that use this state, too. Linear in what changed. The
-** approximate index gets all rows, and few others; with `anew` it is trained again. */
+** approximate index gets all rows, and few others; with `anew` it is trained again. An exact one
+** gets all its sketches. */
 int snapshot_optimize(snapshot *s, int anew, char **message);
 
 /* Read the whole source and compare it with the index: *equal. A malformed row is

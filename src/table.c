@@ -744,10 +744,9 @@ static int command_rebuild(faiss_table *t, snapshot *s, char **message)
     index_version *v;
     snapshot_forget(s);
     int rc = snapshot_index(s, &v, message);
-    if (rc != SQLITE_OK || !is_approximate(t))
-        return rc;
-    rc = snapshot_optimize(s, 1, message);
-    if (rc == SQLITE_OK && checkpoint_exists(&place))
+    if (rc == SQLITE_OK)
+        rc = snapshot_optimize(s, 1, message);
+    if (rc == SQLITE_OK && is_approximate(t) && checkpoint_exists(&place))
         rc = stored_save(s, t->schema, t->name, message);
     return rc;
 }

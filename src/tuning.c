@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "growth.h"
 
@@ -171,7 +172,7 @@ static int try_for_basis(const index_version *v, float *sample, int count, basis
     return rc;
 }
 
-static void find_basis(const index_version *v)
+static int find_basis(const index_version *v)
 {
     index_tuning *t = v->tuning;
     basis *former = atomic_load(&t->basis), *found = NULL;
@@ -182,13 +183,14 @@ static void find_basis(const index_version *v)
         sqlite3_free(sample);
     }
     if (rc != SQLITE_OK)
-        return; /* without memory, the next search tries */
+        return rc;
     if (found && found == former)
         basis_release(found);
     else
         set_basis(v, found);
     atomic_store(&t->misfits, 0);
     atomic_store(&t->rows_then, v->rows);
+    return SQLITE_OK;
 }
 
 static int wants_basis(const index_version *v)
@@ -204,12 +206,28 @@ static int wants_basis(const index_version *v)
 
 /* Judge a segment by the newest basis. Where there is none, its rows count as misfits, so
 ** that enough of new ones are looked at. */
-static void judge_segment(index_tuning *t, segment *s)
+static int judge_segment(index_tuning *t, segment *s)
 {
     int fits = 0;
     int rc = segment_make_sketch(s, atomic_load(&t->basis), atomic_load(&t->number), &fits);
-    if (rc == SQLITE_OK && !fits) /* else the next search tries */
+    if (rc == SQLITE_OK && !fits)
         atomic_fetch_add(&t->misfits, segment_count(s));
+    return rc;
+}
+
+/* The first segment from `next` on that is to be judged by the newest basis. */
+static int next_unjudged(const index_version *v, int next)
+{
+    unsigned number = atomic_load(&v->tuning->number);
+    while (next < v->segment_count && !segment_wants_sketch(v->segments[next], number))
+        next++;
+    return next;
+}
+
+/* Whether it may have sketches beside its vectors. */
+static int has_room_for_sketches(const index_version *v)
+{
+    return v->keeping == INDEX_VECTORS && v->rows >= BASIS_ROWS_LEAST;
 }
 
 void index_forget_work(index_version *v)
@@ -221,19 +239,42 @@ void index_forget_work(index_version *v)
 void index_improve(index_version *v)
 {
     index_tuning *t = v->tuning;
-    if (v->keeping != INDEX_VECTORS || v->rows < BASIS_ROWS_LEAST ||
+    if (!has_room_for_sketches(v) ||
         atomic_fetch_add_explicit(&t->searches, 1, memory_order_relaxed) == 0)
         return;
-    unsigned number = atomic_load(&t->number);
-    int next = 0;
-    while (next < v->segment_count && !segment_wants_sketch(v->segments[next], number))
-        next++;
-    int looks = wants_basis(v);
+    int next = next_unjudged(v, 0), looks = wants_basis(v);
     if ((next == v->segment_count && !looks) || atomic_flag_test_and_set(&t->working))
         return;
-    if (looks)
+    if (looks) /* what fails is tried again by the next search */
         find_basis(v);
     else
         judge_segment(t, v->segments[next]);
     atomic_flag_clear(&t->working);
+}
+
+int index_complete(index_version *v, index_check *check, void *argument, char **message)
+{
+    enum { TURN_WAIT_MS = 1 };
+    const struct timespec pause = {.tv_nsec = TURN_WAIT_MS * 1000000L};
+    index_tuning *t = v->tuning;
+    int next = 0, rc = SQLITE_OK;
+    while (rc == SQLITE_OK && has_room_for_sketches(v)) {
+        int looks = wants_basis(v);
+        next = looks ? 0 : next_unjudged(v, next);
+        if (next == v->segment_count)
+            break;
+        if (atomic_flag_test_and_set(&t->working)) {
+            nanosleep(&pause, NULL);
+        } else {
+            rc = looks ? find_basis(v) : judge_segment(t, v->segments[next]);
+            atomic_flag_clear(&t->working);
+        }
+        if (rc == SQLITE_BUSY) { /* an open cursor holds a former sketch: left to a search */
+            rc = SQLITE_OK;
+            next++;
+        }
+        if (rc == SQLITE_OK)
+            rc = check(argument, message);
+    }
+    return rc;
 }

@@ -581,6 +581,39 @@ def test_other_data_comes(connect):
     Searches(connection, "l2", queries_for(random_, others)).check_all("replaced")
 
 
+@pytest.mark.parametrize("changed", ["nothing", "some rows", "the end"])
+@pytest.mark.parametrize("command", ["rebuild", "optimize"])
+def test_commands_make_all_sketches(connect, command, changed):
+    """So that the searches after them find none to make; an interrupt is heeded."""
+    connection = connect()
+    random_, x = vectors_of(decaying, 384)
+    fill(connection, x)
+    index(connection, "l2")
+    queries = queries_for(random_, x)
+    search(connection, "l2", queries["near a row"], 10)
+    bare = index_bytes(connection, "l2")
+    run = f"INSERT INTO docs_l2(docs_l2) VALUES ('{command}')"
+    if changed != "nothing":
+        for _ in range(6):
+            search(connection, "l2", queries["near a row"], 10)
+        if changed == "the end":
+            more = decaying(random_, 1500, 384).astype("<f4")
+            connection.executemany("INSERT INTO docs(embedding) VALUES (?)", ((row.tobytes(),) for row in more))
+        else:
+            change(connection, x, random_, 1)
+    else:
+        connection.set_progress_handler(lambda: 1, 1000)
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            connection.execute(run)
+        connection.set_progress_handler(None, 0)
+    connection.execute(run)
+    search(connection, "l2", queries["near a row"], 10)
+    made = index_bytes(connection, "l2")
+    assert made > bare
+    Searches(connection, "l2", queries).check_all(command)
+    assert index_bytes(connection, "l2") == made
+
+
 def test_no_row_left(connect):
     connection = connect()
     random_, x = vectors_of(decaying, 96)

@@ -1329,6 +1329,31 @@ def test_triggers_that_search(open_file, columns, schema, index, transaction):
 
 
 @pytest.mark.parametrize("transaction", OWN_TRANSACTIONS.values(), ids=OWN_TRANSACTIONS.keys())
+@pytest.mark.parametrize("time", ["BEFORE", "AFTER"])
+@pytest.mark.parametrize("index", ["before", "after"])
+@both_sources
+def test_triggers_that_optimize(open_file, columns, index, time, transaction):
+    """Between a change and its entry: what the command makes is of no state that has a name."""
+    triggers = [f"CREATE TRIGGER t{place} {time} {event} ON docs BEGIN"
+                " INSERT INTO docs_index(docs_index) VALUES ('optimize'); END"
+                for place, event in enumerate(("INSERT", "UPDATE", "DELETE"))]
+    connection = made_for_writes(open_file, columns, index, triggers)
+    other = open_file()
+    begin, end = transaction
+    for write in WRITES:
+        for sql in (*begin, write, *end):
+            try:
+                connection.execute(sql)
+            except sqlite3.IntegrityError as error:
+                assert "UNIQUE" in str(error)
+            if sql not in begin:
+                assert_right(connection)
+        assert_right(other)
+        if "ROLLBACK" in str(end):
+            connection.execute("DELETE FROM docs WHERE rowid = (SELECT max(rowid) FROM docs)")
+
+
+@pytest.mark.parametrize("transaction", OWN_TRANSACTIONS.values(), ids=OWN_TRANSACTIONS.keys())
 @both_sources
 def test_statements_that_search(open_file, columns, transaction):
     """In their expressions and in RETURNING, while they write what is searched."""

@@ -17,6 +17,7 @@ import numpy
 
 from processes import Processes, milliseconds
 from report import Table, describe_machine, finish, number, print_machine, say
+from settled import settle
 from vectors import add_arguments, read_or_make
 
 K = 10
@@ -308,6 +309,7 @@ class Searcher:
 
 def one_change(searcher, times):
     """A search, a changed row, and the same search again: {(who, when): [ms]}."""
+    settle(searcher.writer, lambda: searcher.search("own"))
     took = {(who, when): [] for who in searcher.connections for when in ("before", "after")}
     for turn in range(times):
         for who in sorted(searcher.connections, reverse=turn % 2):
@@ -324,6 +326,7 @@ def many_changes(searcher, who, count):
     def some():
         return [searcher.search(who) for _ in range(FOLLOWING)]
 
+    settle(searcher.connections[who], lambda: searcher.search(who))
     before = some()
     searcher.change(count)
     first = searcher.search(who)
@@ -349,6 +352,7 @@ def after_changes(work, extension, index, queries, times):
 
 def uncommitted(searcher, inserts):
     """Searches within a transaction, each after an insert of a row that it must find."""
+    settle(searcher.writer, lambda: searcher.search("own"))
     before = [searcher.search("own") for _ in range(FOLLOWING)]
     rows = len(searcher.rows.vectors)
     took = []
