@@ -77,6 +77,20 @@ static int make_sketches(neighbour_batch *b, char **message)
     return rc;
 }
 
+/* The largest norm of all rows, which bounds the errors of rounding. */
+static int measure(neighbour_batch *b, char **message)
+{
+    const index_version *v = b->version;
+    int rc = SQLITE_OK;
+    for (int s = 0; !b->measured && rc == SQLITE_OK && s < v->segment_count; s++) {
+        float norm = 0;
+        rc = segment_largest_norm(v->segments[s], &b->reader, &norm, message);
+        b->largest_norm = fmaxf(b->largest_norm, norm);
+    }
+    b->measured = rc == SQLITE_OK;
+    return rc;
+}
+
 int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_batch **out, char **message)
 {
@@ -103,6 +117,9 @@ int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reade
         rc = make_sketches(b, message);
     if (rc == SQLITE_OK)
         rc = neighbour_tiles_open(v, b->k, &b->reader, &b->tiles);
+    if (rc == SQLITE_OK &&
+        !b->tiles) /* so that a source that differs is noticed before a row is out */
+        rc = measure(b, message);
     if (rc != SQLITE_OK) {
         neighbour_batch_close(b);
         return rc;
@@ -209,20 +226,6 @@ static int search_by_threads(neighbour_batch *b, char **message)
     int rc = workers_run(b->threads, b->threads, search_part, b, &b->reader, message);
     workers_leave(entered);
     return rc == SQLITE_OK ? atomic_load(&b->failure) : rc;
-}
-
-/* The largest norm of all rows, which bounds the errors of rounding. */
-static int measure(neighbour_batch *b, char **message)
-{
-    const index_version *v = b->version;
-    int rc = SQLITE_OK;
-    for (int s = 0; !b->measured && rc == SQLITE_OK && s < v->segment_count; s++) {
-        float norm = 0;
-        rc = segment_largest_norm(v->segments[s], &b->reader, &norm, message);
-        b->largest_norm = fmaxf(b->largest_norm, norm);
-    }
-    b->measured = rc == SQLITE_OK;
-    return rc;
 }
 
 /* Find the candidates of the block that begins with this row. */
