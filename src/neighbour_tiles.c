@@ -9,13 +9,15 @@
 #include "workers.h"
 
 enum {
-    TILE_QUERIES = 128,     /* rows that are compared with all others together */
-    TILES_MOST = 16,        /* in a block */
-    K_MOST = 256,           /* beyond this every row is searched alone */
-    SPARE = 8,              /* rows beyond k that are scored to get a radius */
-    CANDIDATES_MOST = 2048, /* that are worth scoring; with more a row is searched alone … */
-    FUTILE_SHARE = 4,       /* … and where a 4th of a block is, matrix products are faster */
-    PLAIN_ROWS_MOST = 1024  /* rows of segments without a sketch, which are always scored */
+    TILE_QUERIES = 128,      /* rows that are compared with all others together */
+    TILES_MOST = 16,         /* in a block */
+    K_MOST = 256,            /* beyond this every row is searched alone */
+    SPARE = 8,               /* rows beyond k that are scored to get a radius */
+    FETCHED_MOST = 16,       /* vectors that fit into the cache for a moment */
+    CANDIDATES_LEAST = 2048, /* a row with more of them, and more than a 12th of all rows, is … */
+    CANDIDATES_SHARE = 12,   /* … searched alone, … */
+    FUTILE_SHARE = 4,        /* … and where a 4th of a block is, matrix products are faster */
+    PLAIN_ROWS_MOST = 1024   /* rows of segments without a sketch, which are always scored */
 };
 
 /* A row on its way to an answer: by integer distance, or by rank. */
@@ -50,6 +52,7 @@ struct neighbour_tiles {
     vector_reader reader;
     int k, threads;
     int largest;             /* rows of a segment */
+    int most;                /* candidates that are worth scoring */
     int width;               /* of the codes */
     const sketch **sketches; /* of each segment, held while a block is filled; NULL for none */
     int64_t *starts;         /* the first group of each segment */
@@ -90,7 +93,7 @@ static int first_rows(const neighbour_tiles *t)
 
 static int workplace_open(const neighbour_tiles *t, workplace *w)
 {
-    int64_t candidates = CANDIDATES_MOST + t->largest;
+    int64_t candidates = t->most + t->largest;
     *w = (workplace){.queries = sqlite3_malloc64(tile_queries_bytes(TILE_QUERIES, TILE_WIDTH_MOST)),
                      .rows = sqlite3_malloc64(tile_rows_bytes(TILE_WIDTH_MOST)),
                      .least = room_for(t->groups * TILE_QUERIES, sizeof *w->least),
@@ -98,7 +101,7 @@ static int workplace_open(const neighbour_tiles *t, workplace *w)
                      .slots = room_for(candidates + TILE_GROUP, sizeof *w->slots),
                      .scores = room_for(candidates, sizeof *w->scores),
                      .groups = room_for(blocks_of(t->largest) * TILE_LANES, sizeof *w->groups),
-                     .scored = room_for(CANDIDATES_MOST + first_rows(t), sizeof *w->scored),
+                     .scored = room_for(t->most + first_rows(t), sizeof *w->scored),
                      .codes = room_for(CODES_MOST, TILE_WIDTH_MOST),
                      .wide = room_for(TILE_WIDTH_MOST, sizeof *w->wide)};
     return w->queries && w->rows && w->least && w->first && w->slots && w->scores && w->groups &&
@@ -130,6 +133,9 @@ static void measure(neighbour_tiles *t)
         t->groups += blocks_of(rows) * TILE_LANES;
         t->largest = rows > t->largest ? rows : t->largest;
     }
+    t->most = (int)(v->rows / CANDIDATES_SHARE);
+    if (t->most < CANDIDATES_LEAST)
+        t->most = CANDIDATES_LEAST;
 }
 
 static int64_t rows_of_block(const neighbour_tiles *t)
@@ -333,6 +339,17 @@ static int compare_positions(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
+/* Have vectors that lie apart fetched from memory, all at once. */
+static void fetch(const segment *s, int dimension, const int64_t *slots, int count)
+{
+    enum { LINE = 64 / sizeof(float) };
+    for (int i = 0; i < count; i++) {
+        const float *x = segment_vector(s, (int)slots[i]);
+        for (int at = 0; at < dimension; at += LINE)
+            __builtin_prefetch(x + at);
+    }
+}
+
 /* Score w->slots of a segment; append those but the query that are as near as `rank`. */
 static int score(const neighbour_tiles *t, workplace *w, int64_t query, int s, int count,
                  float rank, int *scored)
@@ -341,6 +358,7 @@ static int score(const neighbour_tiles *t, workplace *w, int64_t query, int s, i
     int own, slot;
     index_locate(v, query, &own, &slot);
     char *message = NULL;
+    fetch(v->segments[s], v->dimension, w->slots, count < FETCHED_MOST ? count : FETCHED_MOST);
     int rc = segment_scores(v->segments[s], NULL, segment_vector(v->segments[own], slot), w->slots,
                             count, w->scores, &message);
     sqlite3_free(message);
@@ -392,7 +410,7 @@ static int keep_within(const neighbour_tiles *t, workplace *w, const sketch *own
 }
 
 /* The slots of a segment with a sketch that may be within a bound, in w->slots. Returns how
-** many; more than CANDIDATES_MOST where it left off. */
+** many. */
 static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const sketch *from,
                            const int32_t *least, double bound)
 {
@@ -446,7 +464,7 @@ static int answer(neighbour_tiles *t, workplace *w, int64_t query, const int32_t
         int n = t->sketches[s] ? find_candidates(t, w, s, from, least, bound)
                                : list_all(segment_count(v->segments[s]), w->slots);
         candidates += n;
-        if (candidates > CANDIDATES_MOST) {
+        if (candidates > t->most) {
             atomic_fetch_add(&t->futile, 1);
             return rc;
         }
