@@ -404,19 +404,26 @@ void sketch_distances_at(const sketch *s, const query_sketch *q, const int64_t *
     }
 }
 
-double sketch_row_bound(const sketch *s, vector_metric metric, float score)
+double sketch_row_bound(const sketch *s, vector_metric metric, double norm, float score)
 {
     double worst = (double)score, d = s->basis->dimension, gamma = basis_gamma(d + 8);
     if (metric == METRIC_KIND_L2)
         return sqrt(worst * (1 + 2 * gamma) + d * (double)FLT_MIN);
-    return sqrt(fmax(0, 2 * (1 - worst) + 16 * gamma));
+    if (metric == METRIC_KIND_COSINE)
+        return sqrt(fmax(0, 2 * (1 - worst) + 16 * gamma));
+    double largest = norm * s->largest_norm,
+           squares = norm * norm + s->largest_norm * s->largest_norm;
+    if (!(largest < (double)FLT_MAX / 4))
+        return INFINITY;
+    double least = worst - gamma * largest - d * (double)FLT_MIN;
+    return sqrt(fmax(0, squares * (1 + 1e-9) - 2 * least));
 }
 
 double sketch_bound(const sketch *s, const query_sketch *q, float score)
 {
     double worst = (double)score, d = s->basis->dimension, gamma = basis_gamma(d + 8);
     if (q->metric != METRIC_KIND_IP)
-        return sketch_row_bound(s, q->metric, score);
+        return sketch_row_bound(s, q->metric, q->norm, score);
     double largest = q->norm * s->largest_norm;
     if (!(largest < (double)FLT_MAX / 4))
         return -INFINITY;

@@ -86,8 +86,10 @@ int sketch_pair_width(const sketch *s);
 void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes);
 const uint8_t *sketch_outliers(const sketch *s);
 
-/* As sketch_bound(), of a query that is a row as it is stored; not for METRIC_KIND_IP. */
-double sketch_row_bound(const sketch *s, vector_metric metric, float score);
+/* As sketch_bound(), of a query that is a row as it is stored, of this norm or less: a radius
+** for METRIC_KIND_IP, too. Since 2<x, q> = |x|² + |q|² - |x - q|², a row x that is no outlier
+** is within sqrt(N² + |q|² - 2<x, q>), where N is the largest norm of those. */
+double sketch_row_bound(const sketch *s, vector_metric metric, double norm, float score);
 
 /* The greatest squared distance between the code of a row and KERNEL_FINER times that of
 ** a row of `from`, a sketch of the same basis, at which the rows may be within a bound; INT32_MAX

@@ -148,8 +148,8 @@ int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reade
                          neighbour_tiles **out)
 {
     *out = NULL;
-    if (v->metric == METRIC_KIND_IP || k < 1 || k > K_MOST || k >= v->rows ||
-        v->slots > INT32_MAX || !segments_have_vectors(v) || !index_walks_by_sketches(v))
+    if (k < 1 || k > K_MOST || k >= v->rows || v->slots > INT32_MAX || !segments_have_vectors(v) ||
+        !index_walks_by_sketches(v))
         return SQLITE_OK;
     neighbour_tiles *t = sqlite3_malloc64(sizeof *t);
     if (!t)
@@ -412,9 +412,11 @@ static int keep_within(const neighbour_tiles *t, workplace *w, const sketch *own
 /* The slots of a segment with a sketch that may be within a bound, in w->slots. Returns how
 ** many. */
 static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const sketch *from,
-                           const int32_t *least, double bound)
+                           const int32_t *least, double norm, float rank)
 {
     const sketch *own = t->sketches[s];
+    vector_metric metric = t->version->metric;
+    double bound = sketch_row_bound(own, metric, norm, metric == METRIC_KIND_L2 ? rank : -rank);
     const uint8_t *outliers = sketch_outliers(own);
     int rows = segment_count(t->version->segments[s]), count = 0;
     int32_t limit = sketch_pair_limit(own, from, bound);
@@ -443,6 +445,15 @@ static int list_all(int rows, int64_t *slots)
     return rows;
 }
 
+/* |x|, or a little more. */
+static double norm_of(const float *x, int dimension)
+{
+    double sum = 0;
+    for (int i = 0; i < dimension; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sqrt(sum) * (1 + 1e-9);
+}
+
 /* The neighbours of one row, from the distances of the groups to it: k of them in `hits`.
 ** *answered is 0 where it must be searched alone. */
 static int answer(neighbour_tiles *t, workplace *w, int64_t query, const int32_t *least,
@@ -457,11 +468,11 @@ static int answer(neighbour_tiles *t, workplace *w, int64_t query, const int32_t
     for (int i = 0; i < t->width; i++)
         w->wide[i] = (int16_t)(code[i] * KERNEL_FINER);
     int rc = find_rank(t, w, query, find_first(t, w, least), &rank);
-    double bound = sketch_row_bound(from, v->metric, v->metric == METRIC_KIND_L2 ? rank : -rank);
-    if (!isfinite(rank) || !isfinite(bound))
+    if (!isfinite(rank))
         return rc;
+    double norm = norm_of(segment_vector(v->segments[own], slot), v->dimension);
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        int n = t->sketches[s] ? find_candidates(t, w, s, from, least, bound)
+        int n = t->sketches[s] ? find_candidates(t, w, s, from, least, norm, rank)
                                : list_all(segment_count(v->segments[s]), w->slots);
         candidates += n;
         if (candidates > t->most) {

@@ -15,8 +15,7 @@
 typedef struct neighbour_tiles neighbour_tiles;
 
 /* Make room for the k nearest others of blocks of rows of a version, which is borrowed.
-** *out is NULL where sketches cannot help: not with inner products, nor where vectors are not in
-** memory, nor beyond some k. SQLITE_OK or SQLITE_NOMEM. */
+** *out is NULL where sketches cannot help: where vectors are not in memory, or beyond some k. SQLITE_OK or SQLITE_NOMEM. */
 int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_tiles **out);
 void neighbour_tiles_close(neighbour_tiles *t);

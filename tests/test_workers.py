@@ -92,11 +92,16 @@ def each(connection, ids, k):
     return found
 
 
+def directions(count, dimension):
+    vectors = decaying(count, dimension) + numpy.float32(0.1)
+    return vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("metric", oracle.METRICS)
-@pytest.mark.parametrize("kind", [decaying, uniform])
+@pytest.mark.parametrize("kind", [decaying, directions, uniform])
 def test_neighbours(memory, metric, kind):
     """Tiles of sketches, or matrix products, by one thread and by three."""
-    count = 8700 if kind is decaying and metric != "ip" else 2000
+    count = 2000 if kind is uniform else 8700
     vectors = kind(count, 96)
     vectors[100:140] = vectors[50]  # as many equal ones as are asked for, and more
     vectors[1000:1003] *= 30 if kind is decaying else 1  # that no sketch describes
