@@ -457,14 +457,15 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
-BENCH ?= $(bench_parts) faiss filters live worst stored
+bench_programs := faiss filters live worst stored approximate
+BENCH ?= $(bench_parts) $(bench_programs)
 BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
-bench: $(OUT)/bench/search_bench $(OUT)/faiss.so $(venv)
-ifneq "$(filter-out $(bench_parts) faiss filters live worst stored,$(BENCH))" ""
-	$(error BENCH: $(filter-out $(bench_parts) faiss filters live worst stored,$(BENCH)) is none of $(bench_parts) faiss filters live worst stored)
+bench: $(OUT)/bench/search_bench $(OUT)/bench/approximate_bench $(OUT)/faiss.so $(venv)
+ifneq "$(filter-out $(bench_parts) $(bench_programs),$(BENCH))" ""
+	$(error BENCH: $(filter-out $(bench_parts) $(bench_programs),$(BENCH)) is none of $(bench_parts) $(bench_programs))
 endif
 ifneq "$(filter $(bench_parts),$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/suite.py --extension $(OUT)/faiss.so --work $(OUT)/bench \
@@ -489,6 +490,10 @@ endif
 ifneq "$(filter stored,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/stored.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
+endif
+ifneq "$(filter approximate,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/approximate.py --bench $(OUT)/bench/approximate_bench \
+	    --extension $(OUT)/faiss --data "$(BENCH_DATA)"
 endif
 
 # Two Datasette servers on this machine, and eight clients.

@@ -385,6 +385,53 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
     return rc;
 }
 
+typedef struct sorted_row {
+    int64_t key, place;
+    uint64_t hash;
+} sorted_row;
+
+static int compare_rows(const void *a, const void *b)
+{
+    int64_t x = ((const sorted_row *)a)->key, y = ((const sorted_row *)b)->key;
+    return (x > y) - (x < y);
+}
+
+/* Put what is known of the rows in this order; *order is that of their places. */
+static int reorder(approximate *a, const sorted_row *rows, int64_t *order)
+{
+    int64_t count = a->count;
+    int rc = SQLITE_OK;
+    sqlite3_free(a->table);
+    a->table = NULL;
+    a->slots = 0;
+    a->count = 0;
+    for (int64_t i = 0; rc == SQLITE_OK && i < count; i++) {
+        order[i] = rows[i].place;
+        rc = put_row(a, rows[i].key, rows[i].hash);
+    }
+    return rc;
+}
+
+int approximate_sort(approximate *a, char **message)
+{
+    if (!a->table || !a->kind.links)
+        return SQLITE_OK;
+    sqlite3_uint64 n = (sqlite3_uint64)a->count;
+    sorted_row *rows = sqlite3_malloc64(n * sizeof *rows);
+    int64_t *order = sqlite3_malloc64(n * sizeof *order);
+    int rc = rows && order ? SQLITE_OK : SQLITE_NOMEM;
+    for (int64_t place = 0; rc == SQLITE_OK && place < a->count; place++)
+        rows[place] = (sorted_row){approximate_key(a, place), place, hash_at(a, place)};
+    if (rc == SQLITE_OK) {
+        qsort(rows, (size_t)n, sizeof *rows, compare_rows);
+        rc = reorder(a, rows, order);
+    }
+    int code = rc == SQLITE_OK ? faiss_shim_permute(a->faiss, order) : 0;
+    sqlite3_free(rows);
+    sqlite3_free(order);
+    return code == 0 ? rc : segment_failure(code, message);
+}
+
 approximate *approximate_retain(approximate *a)
 {
     atomic_fetch_add_explicit(&a->references, 1, memory_order_relaxed);

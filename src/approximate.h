@@ -45,6 +45,10 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
                     const uint64_t *hashes, int count, char **message);
 int approximate_slice(const approximate *a);
 
+/* Put the rows of a graph in the order of their keys, which are distinct: a search then finds rows that
+** the table has together in memory together. n log n. After an error it is of no use. */
+int approximate_sort(approximate *a, char **message);
+
 /* Hand it over as bytes, piece by piece: key and hash of each row, or as much of it as a small one
 ** keeps, and what FAISS writes of its index.
 ** `write` returns SQLITE_OK, or what approximate_save() is to return. */

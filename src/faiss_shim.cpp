@@ -268,6 +268,15 @@ int faiss_shim_reserve(FaissIndex *index, int64_t rows)
     });
 }
 
+int faiss_shim_permute(FaissIndex *index, const int64_t *order)
+{
+    return caught([&] {
+        faiss::Index *inner = behind_transforms(index_of(index));
+        if (auto *graph = dynamic_cast<faiss::IndexHNSW *>(inner))
+            graph->permute_entries(order);
+    });
+}
+
 int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, int ef_search,
                       int nprobe, const uint8_t *allowed, size_t bytes, float *scores,
                       int64_t *labels)

@@ -24,6 +24,10 @@ void faiss_shim_prepare(FaissIndex *index, int ef_construction);
 /* Make room for so many rows in all, where they stand in one piece. */
 int faiss_shim_reserve(FaissIndex *index, int64_t rows);
 
+/* Put the rows of a graph in another order: row i is the one that was order[i]. After an error the
+** index is of no use. */
+int faiss_shim_permute(FaissIndex *index, const int64_t *order);
+
 /* The nearest k rows to one query; missing ones have label -1. `allowed` is a bit for each
 ** row, in `bytes` bytes, or NULL for all. The index is not changed. */
 int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, int ef_search,

@@ -22,6 +22,7 @@ typedef struct construction {
     index_version *from; /* whose rows are added */
     uint32_t *todo;      /* their positions, in the order in which they are */
     int64_t count, next;
+    int sorts; /* in the end, its rows are put in order */
     int slice;
     float *vectors; /* of one piece, with keys and hashes */
     int64_t *keys;
@@ -95,7 +96,8 @@ static int list_rows(construction *c, const coverage *lacking)
     return SQLITE_OK;
 }
 
-/* A graph is better for rows in no order; always the same one. */
+/* A graph is better for rows that come in no order; always the same one. In the end they are
+** sorted, since a search is faster where rows that are near each other are so in memory, too. */
 static void shuffle(uint32_t *todo, int64_t count)
 {
     uint64_t state = 1;
@@ -249,6 +251,7 @@ static int construction_open(const index_version *v, const index_kind *kind,
         rc = train(c, kind, reader, message);
     if (rc == SQLITE_OK && kind->links)
         shuffle(c->todo, c->count);
+    c->sorts = !lacking && !v->kept_values;
     if (rc == SQLITE_OK)
         rc = make_room(c);
     if (rc == SQLITE_OK)
@@ -267,11 +270,15 @@ static int read_piece(construction *c, const vector_reader *reader, char **messa
                      &c->found, message);
 }
 
+/* Add it; with the last one it is complete. */
 static int add_piece(construction *c, char **message)
 {
+    int rc = SQLITE_OK;
     c->next += c->read;
-    return c->found ? approximate_add(c->made, c->vectors, c->keys, c->hashes, c->found, message)
-                    : SQLITE_OK;
+    if (c->found)
+        rc = approximate_add(c->made, c->vectors, c->keys, c->hashes, c->found, message);
+    return rc == SQLITE_OK && c->sorts && c->next == c->count ? approximate_sort(c->made, message)
+                                                              : rc;
 }
 
 /* ---- what versions share ---- */
