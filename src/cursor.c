@@ -430,15 +430,17 @@ static int has_bounds(const faiss_cursor *c)
 }
 
 /* Whether an approximate index may answer: where it is known how many rows are wanted, or in which
-** order they come does not matter, nor how far the last one is. The function's plan is made
+** order they come does not matter, nor how far the last one is. Of a limit SQLite leaves out rows
+** where the filter is loose, and more are wanted. The function's plan is made
 ** before its table is known. */
-static int may_approximate(const faiss_cursor *c, int64_t depth)
+static int may_approximate(const faiss_cursor *c, const filter *f, int64_t depth)
 {
     int is_function = table_of(c)->definition.table == NULL;
     if (!*c->snapshot.tracked->asked.kind.text || c->plan.is_exact)
         return 0;
-    return depth == WALK_UNKNOWN ? !has_bounds(c) && !is_function
-                                 : bounds_are_far(c) && !(is_function && c->neighbours < 0);
+    if (depth == WALK_UNKNOWN)
+        return !has_bounds(c) && !is_function;
+    return bounds_are_far(c) && (c->neighbours >= 0 || !(is_function || f->is_loose));
 }
 
 static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, filter *f,
@@ -459,7 +461,7 @@ static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, f
     int64_t depth = first_depth(c, argv);
     search_effort effort = search_effort_of(&d->kind, &c->effort, &d->effort);
     return search_begin(&c->search, &c->snapshot, f, query, depth,
-                        may_approximate(c, depth) ? &effort : NULL, message);
+                        may_approximate(c, f, depth) ? &effort : NULL, message);
 }
 
 /* Make the query of a point ready, unless it is the last one's. */

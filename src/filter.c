@@ -174,6 +174,7 @@ static int add_term(builder *b, const plan_term *term)
     }
     if (rc == SQLITE_TOOBIG || (rc == SQLITE_OK && worst == LEFT_TO_SQLITE && !counts)) {
         drop_values(b->filter, first);
+        b->filter->is_loose = 1;
         return SQLITE_OK;
     }
     /* <> and its like already let through all values of another type; and with k,
@@ -181,6 +182,7 @@ static int add_term(builder *b, const plan_term *term)
     ** its own, as constants and parameters have none. */
     if (term->comparison == PLAN_NE || term->comparison == PLAN_IS_NOT || counts)
         worst = CERTAIN;
+    b->filter->is_loose |= worst != CERTAIN || (term->on == PLAN_ON_ID && b->bare_id && !counts);
     return rc == SQLITE_OK ? append_term(b, term, first, worst) : rc;
 }
 

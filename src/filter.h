@@ -18,6 +18,7 @@ typedef struct filter {
     char *sql;              /* " AND (...) AND (...)"; NULL if it lets everything through */
     sqlite3_value **values; /* bound from ?2 on; owned */
     int count;
+    int is_loose; /* it may let rows through that SQLite leaves out afterwards */
 } filter;
 
 /* Make the filter of the plan's terms on source columns, id and rowid. `rowid` and

