@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import numpy
@@ -352,6 +353,38 @@ def test_other_sources(tmp_path, connect, kind):
     assert column(connection, ORIGIN) == ["checkpoint"]
 
 
+def test_stored_while_others_open_and_search(stored):
+    """Each answers from its own snapshot, whichever index it has loaded, found or built."""
+    path, _ = stored
+    plain(path).execute("PRAGMA journal_mode = WAL")
+    wrong, origins = [], set()
+
+    def read(number):
+        try:
+            for round in range(40):
+                with closing(database.connect(path, timeout=30)) as connection:
+                    connection.execute("BEGIN")
+                    table, query = table_of(connection), queries()[(number + round) % 10]
+                    assert_sound(rows(connection, KNN, [query, 5]), table, query, "l2", 5)
+                    origins.update(column(connection, ORIGIN))
+        except Exception as error:
+            wrong.append(error)
+
+    readers = [threading.Thread(target=read, args=[number]) for number in range(3)]
+    for reader in readers:
+        reader.start()
+    chance = random.Random(2)
+    while any(reader.is_alive() for reader in readers):
+        with closing(database.connect(path, timeout=30)) as writer:  # what it has in memory may go with it
+            writer.execute("UPDATE docs SET embedding = (SELECT embedding FROM docs WHERE id = ?) WHERE id = ?",
+                           [chance.randrange(1, 900), chance.randrange(1, 900)])
+            writer.execute(OPTIMIZE)
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    assert "checkpoint" in origins
+
+
 # --- the shadow table -----------------------------------------------------------------------------
 
 
@@ -443,6 +476,20 @@ def test_the_last_rowid_is_the_users(memory):
     memory.execute("INSERT INTO jobs VALUES (4711)")
     assert scalar(memory, "SELECT last_insert_rowid()") == 4711
     assert scalar(memory, "SELECT count(*) FROM docs_ann_checkpoint") > 1
+
+
+def test_a_defensive_connection(stored):
+    """It stores, although nobody else may write to the shadow table there."""
+    path, _ = stored
+    told = subprocess.run([database.SHELL, "-bail", str(path)], capture_output=True, text=True, input=f""".load {database.EXTENSION}
+.dbconfig defensive on
+UPDATE docs SET embedding = (SELECT embedding FROM docs WHERE id = 1) WHERE id = 2;
+{OPTIMIZE};
+SELECT count(*) > 2 FROM docs_ann_checkpoint;
+DELETE FROM docs_ann_checkpoint;
+""")
+    assert told.stdout.splitlines()[1:] == ["1"]
+    assert "may not be modified" in told.stderr
 
 
 def test_a_reader_may_be_refused_it(stored, connect):
@@ -568,7 +615,7 @@ def test_damaged_parts(tmp_path, small, seed):
     parts = rows(writer, PARTS)
     assert len(parts) > 3
     asked = chance.sample(range(10), 2)
-    for number in range(530):
+    for number in range(500):
         changed = damage(chance, parts)
         if changed == parts:
             continue
