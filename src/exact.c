@@ -490,24 +490,29 @@ int sketch_pair_width(const sketch *s)
     return (basis_reach(s->basis, pair_lines(s) - 1) + 1 + 3) / 4 * 4;
 }
 
-/* Put the components of the lines and the norm that the last one has next to each other. */
-static void write_pair_code(const sketch *s, size_t row, int8_t *out)
+/* Put the components of the lines and the norm that the last one has next to each other. What
+** is copied beyond the components of a line, the next one covers. */
+static void write_pair_code(const sketch *s, size_t row, int width, int8_t *out)
 {
     size_t line = (size_t)s->basis->line, at = 0;
     int last = pair_lines(s) - 1;
-    memset(out, 0, (size_t)sketch_pair_width(s));
     for (int i = 0; i <= last; i++) {
-        size_t known = i == 0 ? line - 1 : line - 2;
-        memcpy(out + at, code_at(s, i, row), known + (i == last));
-        at += known;
+        const int8_t *code = code_at(s, i, row);
+        if (line == CACHE_LINE) /* a length that the compiler knows */
+            memcpy(out + at, code, CACHE_LINE);
+        else
+            memcpy(out + at, code, line);
+        at += i == 0 ? line - 1 : line - 2;
     }
+    for (at++; at < (size_t)width; at++)
+        out[at] = 0;
 }
 
 void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes)
 {
     int width = sketch_pair_width(s);
     for (int i = 0; i < count; i++)
-        write_pair_code(s, (size_t)(slots ? slots[i] : first + i),
+        write_pair_code(s, (size_t)(slots ? slots[i] : first + i), width,
                         codes + (size_t)i * (size_t)width);
 }
 

@@ -79,9 +79,9 @@ void sketch_close(sketch *s);
 ** For comparing rows with each other: one code of each, of SKETCH_PAIR_LINES lines at most
 ** put together, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
 ** The width is a multiple of 4. The codes of `count` slots, or of as many from `first` on where
-** `slots` is NULL, are written one after another.
+** `slots` is NULL, are written one after another; the room is to be SKETCH_PAIR_SPARE bytes more.
 */
-enum { SKETCH_PAIR_LINES = 4 };
+enum { SKETCH_PAIR_LINES = 4, SKETCH_PAIR_SPARE = 64 };
 int sketch_pair_width(const sketch *s);
 void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes);
 const uint8_t *sketch_outliers(const sketch *s);

@@ -41,6 +41,7 @@ typedef struct workplace {
     integer_row *first;   /* the nearest groups, and then rows */
     int64_t *slots;       /* candidates of one segment … */
     float *scores;        /* … and their scores */
+    int32_t *distances;   /* … and how near they may be */
     int64_t *groups;      /* of one segment */
     scored_row *scored;
     int8_t *codes; /* of rows of a block, or of queries of a tile */
@@ -100,12 +101,13 @@ static int workplace_open(const neighbour_tiles *t, workplace *w)
                      .first = room_for(first_rows(t), sizeof *w->first),
                      .slots = room_for(candidates + TILE_GROUP, sizeof *w->slots),
                      .scores = room_for(candidates, sizeof *w->scores),
+                     .distances = room_for(candidates + TILE_GROUP, sizeof *w->distances),
                      .groups = room_for(blocks_of(t->largest) * TILE_LANES, sizeof *w->groups),
                      .scored = room_for(t->most + first_rows(t), sizeof *w->scored),
                      .codes = room_for(CODES_MOST, TILE_WIDTH_MOST),
                      .wide = room_for(TILE_WIDTH_MOST, sizeof *w->wide)};
-    return w->queries && w->rows && w->least && w->first && w->slots && w->scores && w->groups &&
-                   w->scored && w->codes && w->wide
+    return w->queries && w->rows && w->least && w->first && w->slots && w->scores && w->distances &&
+                   w->groups && w->scored && w->codes && w->wide
                ? SQLITE_OK
                : SQLITE_NOMEM;
 }
@@ -118,6 +120,7 @@ static void workplace_close(workplace *w)
     sqlite3_free(w->first);
     sqlite3_free(w->slots);
     sqlite3_free(w->scores);
+    sqlite3_free(w->distances);
     sqlite3_free(w->groups);
     sqlite3_free(w->scored);
     sqlite3_free(w->codes);
@@ -391,37 +394,42 @@ static int find_rank(const neighbour_tiles *t, workplace *w, int64_t query, int 
     return rc;
 }
 
-/* Of the first `count` of w->slots keep those within an integer distance; returns how many. */
-static int keep_within(const neighbour_tiles *t, workplace *w, const sketch *own, int32_t limit,
+/* Of the first `count` of w->slots keep those that may be within a bound, going on from line to
+** line of their codes; returns how many. */
+static int keep_within(workplace *w, const sketch *own, const query_sketch *query, double bound,
                        int count)
 {
-    int32_t distances[CODES_MOST];
-    int kept = 0;
-    for (int begin = 0; begin < count; begin += CODES_MOST) {
-        int n = count - begin < CODES_MOST ? count - begin : CODES_MOST;
-        sketch_pair_codes(own, w->slots + begin, 0, n, w->codes);
-        kernel_distances(w->codes, n, t->width, w->wide, distances);
-        for (int i = 0; i < n; i++) {
-            w->slots[kept] = w->slots[begin + i];
-            kept += distances[i] <= limit;
-        }
-    }
-    return kept;
+    sketch_distances_at(own, query, w->slots, count, w->distances);
+    count = kernel_keep(w->slots, w->distances, count, sketch_limit(own, query, 0, bound));
+    for (int line = 1; line < sketch_lines(own); line++)
+        count = sketch_go_on(own, query, line, bound, w->slots, w->distances, count);
+    return count;
 }
 
-/* The slots of a segment with a sketch that may be within a bound, in w->slots. Returns how
-** many. */
-static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const sketch *from,
-                           const int32_t *least, double norm, float rank)
+/* A row whose neighbours are looked for, and how near they must be. */
+typedef struct asked_row {
+    int64_t position;
+    const sketch *of;     /* its segment's */
+    const int32_t *least; /* distances of the groups to it */
+    query_sketch *query;  /* the same row, rounded less */
+    double norm;
+    float rank;
+} asked_row;
+
+/* The slots of a segment with a sketch that may be as near as the rank, in w->slots. Returns
+** how many. */
+static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const asked_row *asked)
 {
     const sketch *own = t->sketches[s];
     vector_metric metric = t->version->metric;
-    double bound = sketch_row_bound(own, metric, norm, metric == METRIC_KIND_L2 ? rank : -rank);
+    float worst = metric == METRIC_KIND_L2 ? asked->rank : -asked->rank;
     const uint8_t *outliers = sketch_outliers(own);
     int rows = segment_count(t->version->segments[s]), count = 0;
-    int32_t limit = sketch_pair_limit(own, from, bound);
-    int groups = kernel_places_within(least + t->starts[s], (int)blocks_of(rows) * TILE_LANES,
-                                      limit / (KERNEL_FINER * KERNEL_FINER), w->groups);
+    int32_t limit =
+        sketch_pair_limit(own, asked->of, sketch_row_bound(own, metric, asked->norm, worst));
+    int groups =
+        kernel_places_within(asked->least + t->starts[s], (int)blocks_of(rows) * TILE_LANES,
+                             limit / (KERNEL_FINER * KERNEL_FINER), w->groups);
     for (int i = 0; i < groups; i++) {
         for (int j = 0; j < TILE_GROUP; j++) {
             int slot = slot_of(w->groups[i], j);
@@ -429,7 +437,7 @@ static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const 
             count += slot < rows && !(outliers && outliers[slot]);
         }
     }
-    count = keep_within(t, w, own, limit, count);
+    count = keep_within(w, own, asked->query, sketch_bound(own, asked->query, worst), count);
     for (int slot = 0; outliers && slot < rows; slot++) {
         w->slots[count] = slot;
         count += outliers[slot];
@@ -454,41 +462,59 @@ static double norm_of(const float *x, int dimension)
     return sqrt(sum) * (1 + 1e-9);
 }
 
+/* Score the rows that may be as near as the rank, into w->scored: *scored of them. Returns a
+** result code; SQLITE_DONE where there are too many. */
+static int score_candidates(const neighbour_tiles *t, workplace *w, const asked_row *asked,
+                            int *scored)
+{
+    const index_version *v = t->version;
+    int candidates = 0, rc = SQLITE_OK;
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        int n = t->sketches[s] ? find_candidates(t, w, s, asked)
+                               : list_all(segment_count(v->segments[s]), w->slots);
+        candidates += n;
+        if (candidates > t->most)
+            return SQLITE_DONE;
+        if (n)
+            rc = score(t, w, asked->position, s, n, asked->rank, scored);
+    }
+    return rc;
+}
+
 /* The neighbours of one row, from the distances of the groups to it: k of them in `hits`.
-** *answered is 0 where it must be searched alone. */
-static int answer(neighbour_tiles *t, workplace *w, int64_t query, const int32_t *least,
+** *answered stays 0 where it must be searched alone. */
+static int answer(neighbour_tiles *t, workplace *w, int64_t position, const int32_t *least,
                   index_hit *hits, char *answered)
 {
     const index_version *v = t->version;
-    const int8_t *code = code_of(t, query, w->codes);
-    int own, slot, scored = 0, candidates = 0;
-    float rank;
-    index_locate(v, query, &own, &slot);
-    const sketch *from = t->sketches[own];
+    const int8_t *code = code_of(t, position, w->codes);
+    int s, slot, scored = 0;
+    index_locate(v, position, &s, &slot);
+    asked_row asked = {.position = position, .of = t->sketches[s], .least = least};
     for (int i = 0; i < t->width; i++)
         w->wide[i] = (int16_t)(code[i] * KERNEL_FINER);
-    int rc = find_rank(t, w, query, find_first(t, w, least), &rank);
-    if (!isfinite(rank))
+    int rc = find_rank(t, w, position, find_first(t, w, least), &asked.rank);
+    if (rc != SQLITE_OK || !isfinite(asked.rank))
         return rc;
-    double norm = norm_of(segment_vector(v->segments[own], slot), v->dimension);
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        int n = t->sketches[s] ? find_candidates(t, w, s, from, least, norm, rank)
-                               : list_all(segment_count(v->segments[s]), w->slots);
-        candidates += n;
-        if (candidates > t->most) {
-            atomic_fetch_add(&t->futile, 1);
-            return rc;
-        }
-        if (n)
-            rc = score(t, w, query, s, n, rank, &scored);
+    const float *x = segment_vector(v->segments[s], slot);
+    asked.norm = norm_of(x, v->dimension);
+    rc = query_sketch_new(sketch_basis(asked.of), v->metric, x, &asked.query);
+    if (rc == SQLITE_OK)
+        rc = score_candidates(t, w, &asked, &scored);
+    query_sketch_free(asked.query);
+    if (rc == SQLITE_DONE) {
+        atomic_fetch_add(&t->futile, 1);
+        return SQLITE_OK;
     }
+    if (rc != SQLITE_OK || scored < t->k)
+        return rc;
     qsort(w->scored, (size_t)scored, sizeof *w->scored, compare_scored_rows);
-    for (int i = 0; rc == SQLITE_OK && i < t->k; i++) {
+    for (int i = 0; i < t->k; i++) {
         hits[i] = index_row(v, w->scored[i].position);
         hits[i].score = v->metric == METRIC_KIND_L2 ? w->scored[i].rank : -w->scored[i].rank;
     }
-    *answered = rc == SQLITE_OK && scored >= t->k;
-    return rc;
+    *answered = 1;
+    return SQLITE_OK;
 }
 
 /* ---- blocks ---- */
