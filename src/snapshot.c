@@ -677,6 +677,10 @@ int snapshot_index_in_order(snapshot *s, index_version **version, char **message
     if (rc == SQLITE_OK)
         rc = index_compact(s->version, snapshot_poll, s, version, message);
     if (rc == SQLITE_OK) {
+        if (*version != s->version) {
+            coverage_release(s->coverage);
+            s->coverage = NULL;
+        }
         index_release(s->version);
         s->version = *version;
     }
@@ -698,7 +702,9 @@ int snapshot_compare(snapshot *s, index_version **version, char **message)
     else
         take_latest(s->connection->db, t, made, &state);
     index_release(s->version);
+    coverage_release(s->coverage); /* of the former version */
     s->version = made;
+    s->coverage = NULL;
     *version = made;
     if (!s->answered && !s->compared++)
         return SQLITE_OK;
