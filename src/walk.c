@@ -704,11 +704,11 @@ static int open_rooms(segments_search *all, const index_version *v, int threads)
 {
     all->answers = sqlite3_malloc64(v->segment_count * sizeof *all->answers);
     all->rooms = sqlite3_malloc64((sqlite3_uint64)threads * sizeof *all->rooms);
+    for (int i = 0; all->rooms && i < threads; i++)
+        all->rooms[i] = (scored_slots){0};
     if (!all->answers || !all->rooms)
         return SQLITE_NOMEM;
     int rc = SQLITE_OK;
-    for (int i = 0; i < threads; i++)
-        all->rooms[i] = (scored_slots){0};
     for (int i = 0; rc == SQLITE_OK && i < threads; i++)
         rc = scored_slots_open(&all->rooms[i], v);
     return rc;
