@@ -186,7 +186,7 @@ static void allocations_that_fail(void **unused)
     index_version *v = build();
     assert_int_equal(find_neighbours(v, expected), SQLITE_OK);
     int rc = SQLITE_NOMEM, number = 0;
-    for (; rc == SQLITE_NOMEM; number += is_slow() ? 7 : 1) {
+    for (; rc == SQLITE_NOMEM; number += is_slow() ? 29 : 1) {
         assert_in_range(number, 0, 1000);
         atomic_store(&countdown, number);
         rc = find_neighbours(v, found);
