@@ -444,11 +444,38 @@ static int add_schema_version(sqlite3 *db, const source *s, uint64_t *state)
     return rc == SQLITE_ROW ? finalized : rc;
 }
 
+/* The user's triggers of a source, by their places in the schema: SQLite runs those that were
+** made last first. */
+typedef struct users_triggers {
+    sqlite3_int64 newest;
+    sqlite3_int64 newest_failing; /* that may end a statement and leave what it did so far */
+    char *failing;                /* its name */
+} users_triggers;
+
+/* Note a trigger of the user's, and whether it rules a log out. */
+static int inspect_users_trigger(change_log *log, const trigger_list *expected, const char *name,
+                                 const char *sql, sqlite3_int64 place, users_triggers *users)
+{
+    if (place > users->newest)
+        users->newest = place;
+    if (place > users->newest_failing && sqlite3_strlike("%fail%", sql, 0) == 0) {
+        sqlite3_free(users->failing);
+        users->newest_failing = place;
+        users->failing = sqlite3_mprintf("%s", name);
+        if (!users->failing)
+            return SQLITE_NOMEM;
+    }
+    if (!expected->bodies[REPLACE_TRIGGER] || sqlite3_strlike("%before%", sql, 0) != 0)
+        return SQLITE_OK;
+    return not_live(log, sqlite3_mprintf("the trigger %s may bring about UNIQUE conflicts that are "
+                                         "not seen",
+                                         name));
+}
+
 /* Compare one object of the schema with what should be there, and add it to the
-** fingerprint. `found` and `newest` take the places of our triggers and of the
-** last one that is the user's. */
+** fingerprint. `found` takes the places of our triggers. */
 static int inspect_object(change_log *log, const trigger_list *expected, sqlite3_int64 *found,
-                          sqlite3_int64 *newest, sqlite3_stmt *row)
+                          users_triggers *users, sqlite3_stmt *row)
 {
     enum { TYPE, NAME, ROWID, ROOT_PAGE, SQL };
     const char *type = (const char *)sqlite3_column_text(row, TYPE);
@@ -457,15 +484,9 @@ static int inspect_object(change_log *log, const trigger_list *expected, sqlite3
     if (!type || !name || !sql)
         return SQLITE_NOMEM;
     int trigger = strcmp(type, "trigger") == 0 ? find_trigger(expected, name) : -1;
-    if (strcmp(type, "trigger") == 0 && trigger < 0) { /* the user's own */
-        if (sqlite3_column_int64(row, ROWID) > *newest)
-            *newest = sqlite3_column_int64(row, ROWID);
-        int meddles = expected->bodies[REPLACE_TRIGGER] && sqlite3_strlike("%before%", sql, 0) == 0;
-        return meddles ? not_live(log, sqlite3_mprintf("the trigger %s may bring about UNIQUE "
-                                                       "conflicts that are not seen",
-                                                       name))
-                       : SQLITE_OK;
-    }
+    if (strcmp(type, "trigger") == 0 && trigger < 0)
+        return inspect_users_trigger(log, expected, name, sql, sqlite3_column_int64(row, ROWID),
+                                     users);
     const char *const prefix = "CREATE TRIGGER ";
     if (trigger >= 0) {
         found[trigger] = sqlite3_column_int64(row, ROWID);
@@ -500,7 +521,8 @@ static int find_temporary_trigger(sqlite3 *db, const source *s, int *has)
 static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expected,
                           change_log *log)
 {
-    sqlite3_int64 found[TRIGGERS_MOST] = {0}, newest = 0;
+    sqlite3_int64 found[TRIGGERS_MOST] = {0};
+    users_triggers users = {0};
     char *schema = sql_quote(s->schema), *table = sqlite3_mprintf("%Q", s->table);
     sqlite3_stmt *objects;
     int rc = sql_prepare(db, sql_text(SQL_SCHEMA_OBJECTS, "schema", schema, "table", table, NULL),
@@ -508,7 +530,7 @@ static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expe
     sqlite3_free(schema);
     sqlite3_free(table);
     while (rc == SQLITE_OK && (rc = sqlite3_step(objects)) == SQLITE_ROW)
-        rc = inspect_object(log, expected, found, &newest, objects);
+        rc = inspect_object(log, expected, found, &users, objects);
     int finalized = sqlite3_finalize(objects);
     rc = rc == SQLITE_DONE ? finalized : rc;
     for (int i = 0; rc == SQLITE_OK && i < expected->count; i++) {
@@ -516,7 +538,12 @@ static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expe
             rc = not_live(log, sqlite3_mprintf("the trigger %s is missing: 'rebuild' makes it anew",
                                                expected->names[i]));
     }
-    log->is_overtaken = newest > found[INSERT_TRIGGER];
+    if (rc == SQLITE_OK && users.newest_failing > found[INSERT_TRIGGER] && found[INSERT_TRIGGER])
+        rc = not_live(log, sqlite3_mprintf("the trigger %s may fail and leave a new row before it "
+                                           "is logged: 'rebuild' puts it behind the log's",
+                                           users.failing));
+    sqlite3_free(users.failing);
+    log->is_overtaken = users.newest > found[INSERT_TRIGGER];
     if (rc == SQLITE_OK)
         rc = find_temporary_trigger(db, s, &log->is_overtaken);
     return rc == SQLITE_OK ? add_schema_version(db, s, &log->schema) : rc;
