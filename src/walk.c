@@ -11,13 +11,16 @@
 #include "workers.h"
 
 enum {
-    SEARCH_MAX_K = 128, /* beyond, scoring all rows once is cheaper than a heap of k in every
-                          ** segment */
-    DEPTH_TRIED = 32,   /* rows found by sketches where one cannot tell how many will be read */
-    DEEPER = 8,         /* so many times as many are found where more are read than expected … */
-    SKETCH_SHARE = 24,  /* … up to a 24th of all rows: then all are scored */
-    PICK_SHARE = 8,     /* so many are picked from all scores; beyond, all are put in order */
-    SKETCH_BYTES = 64,  /* read of each row with a sketch */
+    /* So many rows are searched for before all are put in order: by FAISS, as long as a heap in
+    ** every segment is cheaper than going through the scores of all rows, … */
+    SEARCH_MAX_K = 128,
+    FAISS_MAX_K = 24,     /* … which is so many rows … */
+    LONG_DIMENSION = 256, /* … of vectors as long as this */
+    DEPTH_TRIED = 32,     /* rows found by sketches where one cannot tell how many will be read */
+    DEEPER = 8,        /* so many times as many are found where more are read than expected … */
+    SKETCH_SHARE = 24, /* … up to a 24th of all rows: then all are scored */
+    PICK_SHARE = 8,    /* so many are picked from all scores; beyond, all are put in order */
+    SKETCH_BYTES = 64, /* read of each row with a sketch */
     THREADS_BYTES = 4 << 20, /* less is read by one thread before another one is awake */
     SKETCH_SET_SHARE = 32    /* a set of less than a 32nd of the rows is scored outright */
 };
@@ -293,8 +296,8 @@ typedef struct segment_answer {
 ** nor without vectors, and beyond some k it is slower than scoring the rows once. */
 static int is_searchable(const index_walk *w, int s, int k)
 {
-    return k <= SEARCH_MAX_K && !passes_over_some(w, s) &&
-           segment_has_vectors(w->version->segments[s]);
+    int most = w->version->dimension < LONG_DIMENSION ? SEARCH_MAX_K : FAISS_MAX_K;
+    return k <= most && !passes_over_some(w, s) && segment_has_vectors(w->version->segments[s]);
 }
 
 /* Search a segment for k + 1 rows. */
