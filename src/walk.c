@@ -329,11 +329,12 @@ enum {
     WORTH_NARROWING = 4,   /* … where so many times as many are left, … */
     NARROWING_SHARE = 4,   /* … no more than a quarter of all rows */
     /* Where more than a third of a segment's rows are left over, all of them are read in one
-    ** go. Where the first line leaves more than half of all rows, it is an eighth of
-    ** them that shows whether the others are worth looking at. */
+    ** go. Where the first line leaves more than half of all rows, it is a sixteenth of
+    ** them that shows whether the others are worth looking at: not where a fifth would be left. */
     LEFT_OVER_SHARE = 3,
     PILOT_FROM = 2,
-    PILOT_SHARE = 8
+    PILOT_SHARE = 16,
+    PILOT_LEFT_SHARE = 5
 };
 
 /* How near a row of a sketch must be to be among the nearest k, by the k-th so far. */
@@ -579,7 +580,7 @@ static int find_futility(segments_search *all, int lines, char **message)
     int rc = go_on(all, parts, lines - 1, message);
     for (int i = 0; i < parts; i++)
         left += rows->parts[i].count;
-    all->futile = left > tried / LEFT_OVER_SHARE;
+    all->futile = left > tried / PILOT_LEFT_SHARE;
     return rc;
 }
 
