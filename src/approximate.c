@@ -155,7 +155,9 @@ static int reserve(approximate *a, int64_t rows)
 
 int64_t approximate_key(const approximate *a, int64_t place)
 {
-    return a->keys ? a->keys[place] : a->first_key + a->offsets[place];
+    /* Unsigned: the ends of the range are next to each other, too. */
+    return a->keys ? a->keys[place]
+                   : (int64_t)((uint64_t)a->first_key + (uint64_t)a->offsets[place]);
 }
 
 /* Keep keys as they are from now on. */
@@ -197,7 +199,7 @@ static int put_row(approximate *a, int64_t key, uint64_t hash)
     if (a->keys)
         a->keys[a->count] = key;
     else
-        a->offsets[a->count] = (int32_t)(key - a->first_key);
+        a->offsets[a->count] = (int32_t)((uint64_t)key - (uint64_t)a->first_key);
     if (a->is_small)
         a->prints[a->count] = print_of(hash);
     else
