@@ -10,7 +10,6 @@ nearest are found is counted over all queries of a family, and bounded from belo
 import os
 import random
 import re
-import re
 import sqlite3
 from collections import Counter
 
