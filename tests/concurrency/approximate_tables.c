@@ -14,8 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extension.h"
-#include "sqlite_api.h"
+#include "connections.h"
 
 enum { READERS = 6, WRITERS = 1, WANTED = 5, DEFAULT_SECONDS = 10 };
 
@@ -26,31 +25,6 @@ enum { TABLE_COUNT = sizeof TABLES / sizeof *TABLES };
 static char path[] = "/tmp/approximate_tables_XXXXXX";
 static time_t finish;
 static atomic_long answers, states_written;
-
-static void fail(const char *what, const char *detail)
-{
-    fprintf(stderr, "%s: %s\n", what, detail);
-    exit(1);
-}
-
-static sqlite3 *open_file(void)
-{
-    sqlite3 *db;
-    char *message = NULL;
-    if (sqlite3_open(path, &db) != SQLITE_OK)
-        fail("open", sqlite3_errmsg(db));
-    sqlite3_busy_timeout(db, 60000);
-    if (sqlite3_faiss_init(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
-        fail("load", message);
-    return db;
-}
-
-static void run(sqlite3 *db, const char *sql)
-{
-    char *message = NULL;
-    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
-        fail(sql, message);
-}
 
 /* Vectors are of small whole numbers, whose scores are exact. */
 static void check_answer(sqlite3_stmt *search)
@@ -83,12 +57,10 @@ static void check_answer(sqlite3_stmt *search)
 
 static sqlite3_stmt *prepare_search(sqlite3 *db, const char *table)
 {
-    sqlite3_stmt *search = NULL;
     char *sql = sqlite3_mprintf("SELECT id, score, faiss_distance(embedding, ?1) FROM %s "
                                 "WHERE embedding MATCH ?1 AND k = %d",
                                 table, WANTED);
-    if (sqlite3_prepare_v2(db, sql, -1, &search, NULL) != SQLITE_OK)
-        fail(sql, sqlite3_errmsg(db));
+    sqlite3_stmt *search = prepare(db, sql);
     sqlite3_free(sql);
     return search;
 }
@@ -98,7 +70,7 @@ static void *read_states(void *argument)
 {
     int first = *(const int *)argument;
     while (time(NULL) < finish) {
-        sqlite3 *db = open_file();
+        sqlite3 *db = open_connection(path, sqlite3_faiss_init);
         if (first % 2)
             run(db, "BEGIN");
         for (int i = 0; i < 40 && time(NULL) < finish; i++) {
@@ -112,8 +84,7 @@ static void *read_states(void *argument)
         }
         if (first % 2)
             run(db, "COMMIT");
-        if (sqlite3_close(db) != SQLITE_OK)
-            fail("close", sqlite3_errmsg(db));
+        close_connection(db);
     }
     return NULL;
 }
@@ -121,7 +92,7 @@ static void *read_states(void *argument)
 static void *write_states(void *argument)
 {
     (void)argument;
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     while (time(NULL) < finish) {
         long state = atomic_fetch_add(&states_written, 1);
         char *sql = sqlite3_mprintf(
@@ -138,15 +109,14 @@ static void *write_states(void *argument)
             run(db, "INSERT INTO docs_codes_low(docs_codes_low) VALUES ('optimize')");
         usleep(20000);
     }
-    if (sqlite3_close(db) != SQLITE_OK)
-        fail("close", sqlite3_errmsg(db));
+    close_connection(db);
     return NULL;
 }
 
 static void make_file(void)
 {
     close(mkstemp(path));
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     run(db, "PRAGMA journal_mode = wal;"
             "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)"
@@ -157,7 +127,7 @@ static void make_file(void)
             "memory=low);"
             "CREATE VIRTUAL TABLE docs_codes_low USING faiss(main, docs, index='SQ8', memory=low);"
             "CREATE VIRTUAL TABLE docs_lists USING faiss(main, docs, index='IVF4,Flat');");
-    sqlite3_close(db);
+    close_connection(db);
 }
 
 int main(int argc, char **argv)
@@ -175,11 +145,7 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < READERS + WRITERS; i++)
         pthread_join(threads[i], NULL);
-    for (int i = 0; i < 3; i++) {
-        char *name = sqlite3_mprintf("%s%s", path, (const char *const[]){"", "-wal", "-shm"}[i]);
-        unlink(name);
-        sqlite3_free(name);
-    }
+    remove_file(path);
     printf("%ld answers while %ld states were written\n", answers, states_written);
     return answers > 0 && states_written > 0 ? 0 : 1;
 }

@@ -14,47 +14,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extension.h"
-#include "sqlite_api.h"
+#include "connections.h"
 
 enum { VISITORS = 6, ROWS = 100, STATES = 16, DEFAULT_SECONDS = 10 };
 
 static char path[] = "/tmp/published_tables_XXXXXX";
 static time_t finish;
 static atomic_long answers, refusals, states_written, hosts_closed;
-
-static void fail(const char *what, const char *detail)
-{
-    fprintf(stderr, "%s: %s\n", what, detail);
-    exit(1);
-}
-
-typedef int entry_point(sqlite3 *, char **, const sqlite3_api_routines *);
-
-static sqlite3 *open_by(const char *name, entry_point *load)
-{
-    sqlite3 *db;
-    char *message = NULL;
-    if (sqlite3_open(name, &db) != SQLITE_OK)
-        fail("open", sqlite3_errmsg(db));
-    sqlite3_busy_timeout(db, 60000);
-    if (load(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
-        fail("load", message);
-    return db;
-}
-
-static void run(sqlite3 *db, const char *sql)
-{
-    char *message = NULL;
-    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
-        fail(sql, message);
-}
-
-static void close_db(sqlite3 *db)
-{
-    if (sqlite3_close(db) != SQLITE_OK)
-        fail("close", sqlite3_errmsg(db));
-}
 
 /* Whether an error says that the publication has ended, which here is no fault. */
 static int is_refusal(const char *message)
@@ -90,7 +56,7 @@ static void *visit(void *argument)
 {
     (void)argument;
     while (time(NULL) < finish) {
-        sqlite3 *db = open_by(":memory:", sqlite3_faiss_init);
+        sqlite3 *db = open_connection(":memory:", sqlite3_faiss_init);
         sqlite3_stmt *search;
         if (sqlite3_prepare_v2(db,
                                "SELECT id, distance FROM faiss_search('shop', 'docs', '[0]', 100)",
@@ -102,7 +68,7 @@ static void *visit(void *argument)
                 run(db, "SELECT * FROM faiss_indexes");
         }
         sqlite3_finalize(search);
-        close_db(db);
+        close_connection(db);
     }
     return NULL;
 }
@@ -110,7 +76,7 @@ static void *visit(void *argument)
 static void *write_states(void *argument)
 {
     (void)argument;
-    sqlite3 *db = open_by(path, sqlite3_faiss_init);
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     while (time(NULL) < finish) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
@@ -120,7 +86,7 @@ static void *write_states(void *argument)
         atomic_fetch_add(&states_written, 1);
         usleep(2000);
     }
-    close_db(db);
+    close_connection(db);
     return NULL;
 }
 
@@ -129,7 +95,7 @@ static void *be_host(void *argument)
 {
     (void)argument;
     while (time(NULL) < finish) {
-        sqlite3 *db = open_by(path, sqlite3_faiss_host_init);
+        sqlite3 *db = open_connection(path, sqlite3_faiss_host_init);
         run(db, "SELECT faiss_publish('shop', 'docs')");
         for (int i = 0; i < 20 && time(NULL) < finish; i++) {
             run(db, "SELECT faiss_search('shop', 'docs', '[0]', 3), faiss_limit()");
@@ -137,7 +103,7 @@ static void *be_host(void *argument)
                 run(db, "SELECT faiss_unpublish('shop'), faiss_publish('shop', 'docs')");
             usleep(5000);
         }
-        close_db(db);
+        close_connection(db);
         atomic_fetch_add(&hosts_closed, 1);
     }
     return NULL;
@@ -147,14 +113,14 @@ int main(int argc, char **argv)
 {
     finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     close(mkstemp(path));
-    sqlite3 *db = open_by(path, sqlite3_faiss_init);
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     run(db, "PRAGMA journal_mode = wal;"
             "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
             "CREATE TABLE docs(row INTEGER PRIMARY KEY, id TEXT, embedding BLOB);"
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
             "INSERT INTO docs SELECT i, i || ':0', faiss_encode(json_array(i * 16)) FROM n;"
             "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
-    close_db(db);
+    close_connection(db);
     pthread_t threads[VISITORS + 2];
     pthread_create(&threads[VISITORS], NULL, be_host, NULL);
     pthread_create(&threads[VISITORS + 1], NULL, write_states, NULL);
@@ -162,11 +128,7 @@ int main(int argc, char **argv)
         pthread_create(&threads[i], NULL, visit, NULL);
     for (int i = 0; i < VISITORS + 2; i++)
         pthread_join(threads[i], NULL);
-    for (int i = 0; i < 3; i++) {
-        char *name = sqlite3_mprintf("%s%s", path, (const char *const[]){"", "-wal", "-shm"}[i]);
-        unlink(name);
-        sqlite3_free(name);
-    }
+    remove_file(path);
     printf("%ld answers and %ld refusals while %ld states were written and %ld hosts closed\n",
            answers, refusals, states_written, hosts_closed);
     return answers > 0 && states_written > 0 && hosts_closed > 0 ? 0 : 1;

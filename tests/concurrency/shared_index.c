@@ -14,39 +14,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extension.h"
-#include "sqlite_api.h"
+#include "connections.h"
 
 enum { READERS = 8, WRITERS = 2, ROWS = 100, STATES = 16, DEFAULT_SECONDS = 10 };
 
 static char path[] = "/tmp/shared_index_XXXXXX";
 static time_t finish;
 static atomic_long answers, states_written;
-
-static void fail(const char *what, const char *detail)
-{
-    fprintf(stderr, "%s: %s\n", what, detail);
-    exit(1);
-}
-
-static sqlite3 *open_file(void)
-{
-    sqlite3 *db;
-    char *message = NULL;
-    if (sqlite3_open(path, &db) != SQLITE_OK)
-        fail("open", sqlite3_errmsg(db));
-    sqlite3_busy_timeout(db, 60000);
-    if (sqlite3_faiss_init(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
-        fail("load", message);
-    return db;
-}
-
-static void run(sqlite3 *db, const char *sql)
-{
-    char *message = NULL;
-    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
-        fail(sql, message);
-}
 
 /* Row i holds the number i × STATES + state, whose square float32 holds exactly:
 ** the scores of a search from 0 tell every row's state. */
@@ -75,23 +49,18 @@ static void *read_states(void *argument)
 {
     (void)argument;
     while (time(NULL) < finish) {
-        sqlite3 *db = open_file();
-        sqlite3_stmt *statements[2];
-        sqlite3_prepare_v2(db, "SELECT id, score FROM docs_index('[0]', 100)", -1, &statements[0],
-                           NULL);
-        sqlite3_prepare_v2(db, "SELECT id, score FROM faiss_search('main', 'docs', '[0]')", -1,
-                           &statements[1], NULL);
+        sqlite3 *db = open_connection(path, sqlite3_faiss_init);
+        sqlite3_stmt *statements[] = {
+            prepare(db, "SELECT id, score FROM docs_index('[0]', 100)"),
+            prepare(db, "SELECT id, score FROM faiss_search('main', 'docs', '[0]')")};
         for (int i = 0; i < 50 && time(NULL) < finish; i++) {
-            if (!statements[i % 2])
-                fail("prepare", sqlite3_errmsg(db));
             check_answer(statements[i % 2]);
             if (i % 10 == 0)
                 run(db, "SELECT * FROM faiss_indexes");
         }
         sqlite3_finalize(statements[0]);
         sqlite3_finalize(statements[1]);
-        if (sqlite3_close(db) != SQLITE_OK)
-            fail("close", sqlite3_errmsg(db));
+        close_connection(db);
     }
     return NULL;
 }
@@ -99,7 +68,7 @@ static void *read_states(void *argument)
 static void *write_states(void *argument)
 {
     (void)argument;
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     while (time(NULL) < finish) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
@@ -109,8 +78,7 @@ static void *write_states(void *argument)
         run(db, atomic_fetch_add(&states_written, 1) % 5 ? "COMMIT" : "ROLLBACK");
         usleep(2000);
     }
-    if (sqlite3_close(db) != SQLITE_OK)
-        fail("close", sqlite3_errmsg(db));
+    close_connection(db);
     return NULL;
 }
 
@@ -118,24 +86,20 @@ int main(int argc, char **argv)
 {
     finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     close(mkstemp(path));
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     run(db, "PRAGMA journal_mode = wal;"
             "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
             "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
             "INSERT INTO docs SELECT i, faiss_encode(json_array(i * 16)) FROM n;"
             "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
-    sqlite3_close(db);
+    close_connection(db);
     pthread_t threads[READERS + WRITERS];
     for (int i = 0; i < READERS + WRITERS; i++)
         pthread_create(&threads[i], NULL, i < READERS ? read_states : write_states, NULL);
     for (int i = 0; i < READERS + WRITERS; i++)
         pthread_join(threads[i], NULL);
-    for (int i = 0; i < 3; i++) {
-        char *name = sqlite3_mprintf("%s%s", path, (const char *const[]){"", "-wal", "-shm"}[i]);
-        unlink(name);
-        sqlite3_free(name);
-    }
+    remove_file(path);
     printf("%ld answers while %ld states were written\n", answers, states_written);
     return answers > 0 && states_written > 0 ? 0 : 1;
 }

@@ -13,8 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extension.h"
-#include "sqlite_api.h"
+#include "connections.h"
 #include "workers.h"
 
 enum { READERS = 3, ROWS = 2100, K = 100, PAIRS = 300, STATES = 16, DEFAULT_SECONDS = 10 };
@@ -22,39 +21,6 @@ enum { READERS = 3, ROWS = 2100, K = 100, PAIRS = 300, STATES = 16, DEFAULT_SECO
 static char path[] = "/tmp/shared_workers_XXXXXX";
 static time_t finish;
 static atomic_long answers, pairs_read, interrupted, states_written;
-
-static void fail(const char *what, const char *detail)
-{
-    fprintf(stderr, "%s: %s\n", what, detail);
-    exit(1);
-}
-
-static sqlite3 *open_file(void)
-{
-    sqlite3 *db;
-    char *message = NULL;
-    if (sqlite3_open(path, &db) != SQLITE_OK)
-        fail("open", sqlite3_errmsg(db));
-    sqlite3_busy_timeout(db, 60000);
-    if (sqlite3_faiss_init(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
-        fail("load", message);
-    return db;
-}
-
-static void run(sqlite3 *db, const char *sql)
-{
-    char *message = NULL;
-    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
-        fail(sql, message);
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql)
-{
-    sqlite3_stmt *statement;
-    if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK)
-        fail(sql, sqlite3_errmsg(db));
-    return statement;
-}
 
 /* Row i is i × STATES + state away from 0: the scores tell every row's state. */
 static void check_search(sqlite3_stmt *search)
@@ -102,7 +68,7 @@ static void *read_states(void *argument)
 {
     (void)argument;
     while (time(NULL) < finish) {
-        sqlite3 *db = open_file();
+        sqlite3 *db = open_connection(path, sqlite3_faiss_init);
         sqlite3_stmt *search = prepare(db, "SELECT id, score FROM docs_index WHERE embedding "
                                            "MATCH zeroblob(4096) AND k = 100");
         sqlite3_stmt *pairs = prepare(
@@ -117,8 +83,7 @@ static void *read_states(void *argument)
         }
         sqlite3_finalize(search);
         sqlite3_finalize(pairs);
-        if (sqlite3_close(db) != SQLITE_OK)
-            fail("close", sqlite3_errmsg(db));
+        close_connection(db);
     }
     return NULL;
 }
@@ -126,7 +91,7 @@ static void *read_states(void *argument)
 static void *write_states(void *argument)
 {
     (void)argument;
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     while (time(NULL) < finish) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
@@ -136,8 +101,7 @@ static void *write_states(void *argument)
         atomic_fetch_add(&states_written, 1);
         usleep(200000);
     }
-    if (sqlite3_close(db) != SQLITE_OK)
-        fail("close", sqlite3_errmsg(db));
+    close_connection(db);
     return NULL;
 }
 
@@ -146,7 +110,7 @@ int main(int argc, char **argv)
     finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     setenv("SQLITE_FAISS_THREADS", "4", 1); /* with three readers and a writer: some of the time */
     close(mkstemp(path));
-    sqlite3 *db = open_file();
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     run(db, "PRAGMA journal_mode = wal;"
             "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
             "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
@@ -154,17 +118,13 @@ int main(int argc, char **argv)
             "INSERT INTO docs SELECT i, CAST(faiss_encode(json_array(i * 16)) || zeroblob(4092) "
             "AS BLOB) FROM n;"
             "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, threads=3);");
-    sqlite3_close(db);
+    close_connection(db);
     pthread_t threads[READERS + 1];
     for (int i = 0; i <= READERS; i++)
         pthread_create(&threads[i], NULL, i < READERS ? read_states : write_states, NULL);
     for (int i = 0; i <= READERS; i++)
         pthread_join(threads[i], NULL);
-    for (int i = 0; i < 3; i++) {
-        char *name = sqlite3_mprintf("%s%s", path, (const char *const[]){"", "-wal", "-shm"}[i]);
-        unlink(name);
-        sqlite3_free(name);
-    }
+    remove_file(path);
     printf(
         "%ld answers and %ld lists of neighbours, %ld of them interrupted, with %d helpers, while "
         "%ld states were written\n",

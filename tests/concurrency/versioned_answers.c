@@ -18,8 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extension.h"
-#include "sqlite_api.h"
+#include "connections.h"
 
 enum { READERS = 8, WRITERS = 2, DEFAULT_SECONDS = 60 };
 enum { GROUPS = 8, GROUP_ROWS = 32, ROWS = GROUPS * GROUP_ROWS, DECIMAL = 10 };
@@ -38,35 +37,11 @@ static atomic_long answers, interrupted;
 static sqlite3 *to_interrupt[READERS];
 static pthread_mutex_t interrupt_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void fail(const char *what, const char *detail)
-{
-    fprintf(stderr, "%s: %s\n", what, detail);
-    exit(1);
-}
-
-static void run(sqlite3 *db, const char *sql)
-{
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
-        fail(sql, sqlite3_errmsg(db));
-}
-
 static sqlite3 *open_file(void)
 {
-    sqlite3 *db;
-    char *message = NULL;
-    if (sqlite3_open(path, &db) != SQLITE_OK)
-        fail("open", sqlite3_errmsg(db));
-    sqlite3_busy_timeout(db, 60000);
+    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
     run(db, "PRAGMA synchronous = OFF");
-    if (sqlite3_faiss_init(db, &message, NULL) != SQLITE_OK_LOAD_PERMANENTLY)
-        fail("load", message);
     return db;
-}
-
-static void close_file(sqlite3 *db)
-{
-    if (sqlite3_close(db) != SQLITE_OK)
-        fail("close", sqlite3_errmsg(db));
 }
 
 static int is_over(void)
@@ -180,7 +155,7 @@ static void *search_again(void *place)
         }
         pthread_mutex_unlock(&interrupt_lock);
     }
-    close_file(db);
+    close_connection(db);
     (void)place;
     return NULL;
 }
@@ -205,7 +180,7 @@ static void *hold_transactions(void *place)
         }
         run(db, "COMMIT");
     }
-    close_file(db);
+    close_connection(db);
     (void)place;
     return NULL;
 }
@@ -216,7 +191,7 @@ static void *open_for_each_search(void *place)
         sqlite3 *db = open_file();
         search_now(db, i);
         run(db, "SELECT * FROM faiss_indexes");
-        close_file(db);
+        close_connection(db);
     }
     (void)place;
     return NULL;
@@ -242,7 +217,7 @@ static void *be_interrupted(void *place)
                 atomic_fetch_add(&interrupted, 1);
         }
         let_be_interrupted(place, NULL);
-        close_file(db);
+        close_connection(db);
     }
     return NULL;
 }
@@ -289,7 +264,7 @@ static void *write_versions(void *place)
         }
         usleep(WRITER_RESTS_US);
     }
-    close_file(db);
+    close_connection(db);
     (void)place;
     return NULL;
 }
@@ -311,17 +286,7 @@ static void make_file(void)
         ROWS - 1, ABSENT_OF, MARKER, MARKER);
     run(db, sql);
     sqlite3_free(sql);
-    close_file(db);
-}
-
-static void remove_file(void)
-{
-    const char *const suffixes[] = {"", "-wal", "-shm"};
-    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
-        char *name = sqlite3_mprintf("%s%s", path, suffixes[i]);
-        unlink(name);
-        sqlite3_free(name);
-    }
+    close_connection(db);
 }
 
 int main(int argc, char **argv)
@@ -338,7 +303,7 @@ int main(int argc, char **argv)
                        i < READERS ? &to_interrupt[i] : NULL);
     for (int i = 0; i < READERS + WRITERS; i++)
         pthread_join(threads[i], NULL);
-    remove_file();
+    remove_file(path);
     printf("%ld answers while %d versions were written, %ld searches interrupted\n",
            atomic_load(&answers), atomic_load(&committed), atomic_load(&interrupted));
     return answers > 0 && committed > 0 && interrupted > 0 ? 0 : 1;
