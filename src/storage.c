@@ -448,8 +448,10 @@ static int add_schema_version(sqlite3 *db, const source *s, uint64_t *state)
 ** made last first. */
 typedef struct users_triggers {
     sqlite3_int64 newest;
-    sqlite3_int64 newest_failing; /* that may end a statement and leave what it did so far */
-    char *failing;                /* its name */
+    /* After inserts: where it fails, and the statement keeps what it did so far (FAIL), a new
+    ** row is there that ours, which would have come next, do not log. */
+    sqlite3_int64 newest_of_insert;
+    char *of_insert; /* its name */
 } users_triggers;
 
 /* Note a trigger of the user's, and whether it rules a log out. */
@@ -458,11 +460,11 @@ static int inspect_users_trigger(change_log *log, const trigger_list *expected, 
 {
     if (place > users->newest)
         users->newest = place;
-    if (place > users->newest_failing && sqlite3_strlike("%fail%", sql, 0) == 0) {
-        sqlite3_free(users->failing);
-        users->newest_failing = place;
-        users->failing = sqlite3_mprintf("%s", name);
-        if (!users->failing)
+    if (place > users->newest_of_insert && sqlite3_strlike("%after%insert%", sql, 0) == 0) {
+        sqlite3_free(users->of_insert);
+        users->newest_of_insert = place;
+        users->of_insert = sqlite3_mprintf("%s", name);
+        if (!users->of_insert)
             return SQLITE_NOMEM;
     }
     if (!expected->bodies[REPLACE_TRIGGER] || sqlite3_strlike("%before%", sql, 0) != 0)
@@ -538,11 +540,13 @@ static int inspect_schema(sqlite3 *db, const source *s, const trigger_list *expe
             rc = not_live(log, sqlite3_mprintf("the trigger %s is missing: 'rebuild' makes it anew",
                                                expected->names[i]));
     }
-    if (rc == SQLITE_OK && users.newest_failing > found[INSERT_TRIGGER] && found[INSERT_TRIGGER])
-        rc = not_live(log, sqlite3_mprintf("the trigger %s may fail and leave a new row before it "
-                                           "is logged: 'rebuild' puts it behind the log's",
-                                           users.failing));
-    sqlite3_free(users.failing);
+    if (rc == SQLITE_OK && users.newest_of_insert > found[INSERT_TRIGGER] && found[INSERT_TRIGGER])
+        rc =
+            not_live(log, sqlite3_mprintf("the trigger %s was made later and comes before the "
+                                          "log's, which a failure of it would leave out: 'rebuild' "
+                                          "makes them anew",
+                                          users.of_insert));
+    sqlite3_free(users.of_insert);
     log->is_overtaken = users.newest > found[INSERT_TRIGGER];
     if (rc == SQLITE_OK)
         rc = find_temporary_trigger(db, s, &log->is_overtaken);
