@@ -231,7 +231,7 @@ static int define(recall_cursor *c, sqlite3_value *const values[VALUES], char **
         return rc;
     if (fresh.through) {
         rc = set_message(message, sqlite3_mprintf("faiss_recall: %s.%s is published by another "
-                                                  "connection, and its searches are exact",
+                                                  "connection: ask where its file is open",
                                                   database, table));
         definition_clear(&fresh);
         return rc;
