@@ -103,7 +103,7 @@ static int32_t plain(int products, const int8_t *code, const int16_t *query, int
 static void check_at_places(const int8_t *codes, int count, int width, const int16_t *query,
                             int products, int32_t limit)
 {
-    int64_t places[2 * COUNT], kept[2 * COUNT], expected[2 * COUNT];
+    int64_t places[2 * COUNT] = {0}, kept[2 * COUNT], expected[2 * COUNT];
     int32_t found[2 * COUNT], moved[2 * COUNT], wanted[2 * COUNT];
     int given = 0, many = 0;
     for (int i = 0; i < 2 * count; i++) {
