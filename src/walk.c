@@ -488,9 +488,8 @@ static void step_plainly(segments_search *all, int s, int thread)
     char *message = NULL;
     if (all->answers[s].own || all->answers[s].ruling)
         return;
-    note_failure(
-        all, search_plainly(all->walk, all->k, s, &all->answers[s], &all->rooms[thread], &message),
-        message);
+    int rc = search_plainly(all->walk, all->k, s, &all->answers[s], &all->rooms[thread], &message);
+    note_failure(all, rc, message);
 }
 
 /* Look at a segment's rows by the first line. */
