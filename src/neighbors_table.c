@@ -3,11 +3,11 @@
 #include <string.h>
 
 #include "batch.h"
+#include "function_table.h"
 #include "message.h"
 #include "published.h"
 #include "snapshot.h"
 #include "table.h"
-#include "sql_text.h"
 
 enum {
     COLUMN_ID,
@@ -23,11 +23,6 @@ static const char columns[] =
     "\"table\" HIDDEN BLOB, k HIDDEN BLOB)";
 enum { ARGUMENTS = 3, ROWS_GUESSED = 1000000 };
 static const double COST = 1e8, NO_RESORT = 1e18;
-
-typedef struct neighbors_table {
-    sqlite3_vtab base;
-    connection *connection;
-} neighbors_table;
 
 /* Stands on the i-th neighbour of a row. */
 typedef struct neighbors_cursor {
@@ -47,20 +42,7 @@ static int neighbors_connect(sqlite3 *db, void *aux, int argc, const char *const
 {
     (void)argc;
     (void)argv;
-    int rc = sql_declare(db, columns, message);
-    neighbors_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
-    if (!t)
-        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *t = (neighbors_table){.connection = connection_retain(aux)};
-    *out = &t->base;
-    return SQLITE_OK;
-}
-
-static int neighbors_disconnect(sqlite3_vtab *base)
-{
-    connection_release(((neighbors_table *)base)->connection);
-    sqlite3_free(base);
-    return SQLITE_OK;
+    return function_table_connect(db, aux, columns, out, message);
 }
 
 /* All three arguments, in their order; what else is asked is left to SQLite. */
@@ -197,16 +179,12 @@ static int begin_published(neighbors_cursor *c, connection *owner, char **messag
 
 static int begin(neighbors_cursor *c, sqlite3_value **argv, char **message)
 {
-    connection *owner = ((neighbors_table *)c->base.pVtab)->connection;
-    const char *database = (const char *)sqlite3_value_text(argv[0]);
-    const char *table = (const char *)sqlite3_value_text(argv[1]);
-    if (!database || !table) {
-        return set_message(
-            message,
-            sqlite3_mprintf("faiss_neighbors: database and table must be names, not NULL"));
-    }
+    connection *owner = ((function_table *)c->base.pVtab)->connection;
+    const char *database, *table;
+    int rc = function_table_names("faiss_neighbors", argv, &database, &table, message);
     definition *d = &c->definition;
-    int rc = neighbours_from_value(argv[2], &c->k, message);
+    if (rc == SQLITE_OK)
+        rc = neighbours_from_value(argv[2], &c->k, message);
     if (rc == SQLITE_OK)
         rc = snapshot_define(owner, database, table, d, message);
     if (rc == SQLITE_OK)
@@ -302,7 +280,7 @@ static const sqlite3_module module = {
     .iVersion = 0,
     .xConnect = neighbors_connect,
     .xBestIndex = neighbors_best_index,
-    .xDisconnect = neighbors_disconnect,
+    .xDisconnect = function_table_disconnect,
     .xOpen = neighbors_open,
     .xClose = neighbors_close,
     .xFilter = neighbors_filter,

@@ -2,11 +2,11 @@
 
 #include <string.h>
 
+#include "function_table.h"
 #include "message.h"
 #include "projection.h"
 #include "published.h"
 #include "snapshot.h"
-#include "sql_text.h"
 #include "table.h"
 
 enum {
@@ -26,11 +26,6 @@ enum { ARGUMENTS = 3, REQUIRED = 3 /* bits */, ROWS_GUESSED = 100000, DEFAULT_DI
 enum { ROWS_AT_ONCE = 256 };
 static const double COST = 1e8, NO_RESORT = 1e18;
 
-typedef struct project_table {
-    sqlite3_vtab base;
-    connection *connection;
-} project_table;
-
 typedef struct project_cursor {
     sqlite3_vtab_cursor base;
     definition definition;
@@ -49,20 +44,7 @@ static int project_connect(sqlite3 *db, void *aux, int argc, const char *const *
 {
     (void)argc;
     (void)argv;
-    int rc = sql_declare(db, columns, message);
-    project_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
-    if (!t)
-        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *t = (project_table){.connection = connection_retain(aux)};
-    *out = &t->base;
-    return SQLITE_OK;
-}
-
-static int project_disconnect(sqlite3_vtab *base)
-{
-    connection_release(((project_table *)base)->connection);
-    sqlite3_free(base);
-    return SQLITE_OK;
+    return function_table_connect(db, aux, columns, out, message);
 }
 
 /* idxNum says which arguments there are, a bit for each; their values come in order. */
@@ -221,15 +203,12 @@ static int begin_own(project_cursor *c, connection *owner, char **message)
 
 static int begin(project_cursor *c, sqlite3_value **argv, char **message)
 {
-    connection *owner = ((project_table *)c->base.pVtab)->connection;
-    const char *database = (const char *)sqlite3_value_text(argv[0]);
-    const char *table = (const char *)sqlite3_value_text(argv[1]);
-    if (!database || !table) {
-        return set_message(
-            message, sqlite3_mprintf("faiss_project: database and table must be names, not NULL"));
-    }
+    connection *owner = ((function_table *)c->base.pVtab)->connection;
+    const char *database, *table;
+    int rc = function_table_names("faiss_project", argv, &database, &table, message);
     definition *d = &c->definition;
-    int rc = snapshot_define(owner, database, table, d, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_define(owner, database, table, d, message);
     if (rc != SQLITE_OK || !d->through)
         return rc == SQLITE_OK ? begin_own(c, owner, message) : rc;
     rc = published_rows_open(d->through, owner, &c->published, message);
@@ -323,7 +302,7 @@ static const sqlite3_module module = {
     .iVersion = 0,
     .xConnect = project_connect,
     .xBestIndex = project_best_index,
-    .xDisconnect = project_disconnect,
+    .xDisconnect = function_table_disconnect,
     .xOpen = project_open,
     .xClose = project_close,
     .xFilter = project_filter,

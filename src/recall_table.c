@@ -2,10 +2,10 @@
 
 #include <string.h>
 
+#include "function_table.h"
 #include "growth.h"
 #include "message.h"
 #include "recall.h"
-#include "sql_text.h"
 #include "table.h"
 
 enum {
@@ -46,11 +46,6 @@ enum {
 };
 static const double COST = 1e8, NO_RESORT = 1e18;
 
-typedef struct recall_table {
-    sqlite3_vtab base;
-    connection *connection;
-} recall_table;
-
 /* One row for each xFilter: each value of an IN list comes alone. The sample and its
 ** exact answers are kept for the next one. */
 typedef struct recall_cursor {
@@ -73,20 +68,7 @@ static int recall_connect(sqlite3 *db, void *aux, int argc, const char *const *a
 {
     (void)argc;
     (void)argv;
-    int rc = sql_declare(db, columns, message);
-    recall_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
-    if (!t)
-        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *t = (recall_table){.connection = connection_retain(aux)};
-    *out = &t->base;
-    return SQLITE_OK;
-}
-
-static int recall_disconnect(sqlite3_vtab *base)
-{
-    connection_release(((recall_table *)base)->connection);
-    sqlite3_free(base);
-    return SQLITE_OK;
+    return function_table_connect(db, aux, columns, out, message);
 }
 
 /* Which of xFilter's values a column is, -1 for none. */
@@ -218,15 +200,12 @@ static int read_sampled(sqlite3_value *value, int *sampled, char **message)
 /* Which table is meant; the snapshot of another one is closed. */
 static int define(recall_cursor *c, sqlite3_value *const values[VALUES], char **message)
 {
-    connection *owner = ((recall_table *)c->base.pVtab)->connection;
-    const char *database = (const char *)sqlite3_value_text(values[VALUE_DATABASE]);
-    const char *table = (const char *)sqlite3_value_text(values[VALUE_TABLE]);
-    if (!database || !table) {
-        return set_message(
-            message, sqlite3_mprintf("faiss_recall: database and table must be names, not NULL"));
-    }
+    connection *owner = ((function_table *)c->base.pVtab)->connection;
+    const char *database, *table;
+    int rc = function_table_names("faiss_recall", values, &database, &table, message);
     definition fresh;
-    int rc = snapshot_define(owner, database, table, &fresh, message);
+    if (rc == SQLITE_OK)
+        rc = snapshot_define(owner, database, table, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
     if (fresh.through) {
@@ -435,7 +414,7 @@ static const sqlite3_module module = {
     .iVersion = 0,
     .xConnect = recall_connect,
     .xBestIndex = recall_best_index,
-    .xDisconnect = recall_disconnect,
+    .xDisconnect = function_table_disconnect,
     .xOpen = recall_open,
     .xClose = recall_close,
     .xFilter = recall_filter,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cursor.h"
+#include "function_table.h"
 #include "publication.h"
 #include "sql_text.h"
 
@@ -82,11 +83,6 @@ static const sqlite3_module search_module = {
 
 /* ---- faiss_indexes ---- */
 
-typedef struct indexes_table {
-    sqlite3_vtab base;
-    connection *connection;
-} indexes_table;
-
 typedef struct indexes_cursor {
     sqlite3_vtab_cursor base;
     registry_line *lines;
@@ -120,29 +116,23 @@ static int indexes_connect(sqlite3 *db, void *aux, int argc, const char *const *
 {
     (void)argc;
     (void)argv;
-    int rc = sql_declare(db, indexes_columns, message);
-    indexes_table *t = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *t) : NULL;
-    if (!t)
-        return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *t = (indexes_table){.connection = connection_retain(aux)};
-    t->connection->watch_keeper = t;
-    *out = &t->base;
-    return SQLITE_OK;
+    int rc = function_table_connect(db, aux, indexes_columns, out, message);
+    if (rc == SQLITE_OK)
+        ((connection *)aux)->watch_keeper = *out;
+    return rc;
 }
 
 /* SQLite disconnects eponymous tables before it looks whether a closing
 ** connection has statements left: the watches go here. */
 static int indexes_disconnect(sqlite3_vtab *base)
 {
-    indexes_table *t = (indexes_table *)base;
-    if (t->connection->watch_keeper == t) {
-        t->connection->watch_keeper = NULL;
-        publication_end_host(t->connection);
-        connection_drop_watches(t->connection);
+    connection *owner = ((function_table *)base)->connection;
+    if (owner->watch_keeper == base) {
+        owner->watch_keeper = NULL;
+        publication_end_host(owner);
+        connection_drop_watches(owner);
     }
-    connection_release(t->connection);
-    sqlite3_free(t);
-    return SQLITE_OK;
+    return function_table_disconnect(base);
 }
 
 static int indexes_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
@@ -255,7 +245,7 @@ static int indexes_filter(sqlite3_vtab_cursor *base, int number, const char *tex
     if (!c->schemas)
         return SQLITE_NOMEM;
     memset(c->schemas, 0, bytes);
-    connection *owner = ((indexes_table *)base->pVtab)->connection;
+    connection *owner = ((function_table *)base->pVtab)->connection;
     rc = name_schemas(owner, c);
     if (rc == SQLITE_OK)
         rc = name_published(owner, c);
