@@ -142,6 +142,12 @@ objects := $(patsubst src/%,$(OUT)/%.o,$(basename $(sources)))
 # programs of tests/unit, tests/concurrency and tests/faults are linked with.
 core_objects := $(patsubst src/%,$(OUT)/core/%.o,$(basename $(sources)))
 unit_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/unit/*_test.c))
+# The tests of the loops that are vectorized, at the levels below this build's, too.
+lower_levels := $(if $(filter avx512,$(FAISS_LEVEL)),avx2 generic) \
+    $(if $(filter avx2,$(FAISS_LEVEL)),generic)
+vectorized := kernel rounding tiles
+unit_tests += $(foreach level,$(lower_levels),$(foreach name,$(vectorized),\
+    $(OUT)/unit/$(name)_test-$(level)))
 concurrency_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/concurrency/*.c))
 fault_tests := $(patsubst tests/%.c,$(OUT)/%,$(wildcard tests/faults/*.c))
 formatted := $(wildcard $(foreach d,src tests/unit tests/concurrency tests/faults tests/bench,\
@@ -161,8 +167,9 @@ $(OUT)/faiss.so: $(objects) src/faiss.map $(FAISS_BUILT)
 
 # The loops over sketches, and those that make them, are vectorized for the SIMD level that FAISS
 # is built for.
-flags_of_kernel := -O3 $(if $(filter avx512,$(FAISS_LEVEL)),-mavx512f -mavx512cd -mavx512vl \
-    -mavx512dq -mavx512bw -mprefer-vector-width=512) $(if $(filter avx2,$(FAISS_LEVEL)),-mavx2)
+flags_of_avx512 := -mavx512f -mavx512cd -mavx512vl -mavx512dq -mavx512bw -mprefer-vector-width=512
+flags_of_avx2 := -mavx2
+flags_of_kernel := -O3 $(flags_of_$(FAISS_LEVEL))
 flags_of_tiles := $(flags_of_kernel)
 flags_of_rounding := $(flags_of_kernel)
 
@@ -267,11 +274,22 @@ venv := $(VENV)/installed
 VENV_DATASETTE := $(BUILD)/venv-datasette-1.0
 venv_datasette := $(VENV_DATASETTE)/installed
 
-.PHONY: test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite \
+.PHONY: programs test test-unit test-faults test-python test-asan test-tsan test-valgrind test-sqlite \
     test-wheel test-llm test-datasette
+
+# What the tests below run, compiled on all cores. Packages come before: apt serves one at a time.
+ifeq "$(SANITIZE)" "thread"
+programs: $(concurrency_tests)
+else ifeq "$(SANITIZE)" "valgrind"
+programs: $(unit_tests)
+else
+programs: $(OUT)/faiss.so $(unit_tests) $(fault_tests)
+endif
+compile = @$(MAKE) -j$(shell nproc) programs
 
 # Short things first; each needs the one before to have passed.
 test: all $(venv)
+	$(compile)
 	@$(MAKE) format-check
 	@$(MAKE) test-unit
 	@$(MAKE) test-faults
@@ -280,14 +298,17 @@ test: all $(venv)
 # Python leaks by design (what lives as long as the process is never freed), with the
 # interpreter in every stack, so leaks are looked for in the C programs only.
 test-asan: $(venv)
+	$(compile) SANITIZE=address,undefined
 	@$(MAKE) SANITIZE=address,undefined test-unit
 	@$(MAKE) SANITIZE=address,undefined test-faults
 	@$(MAKE) SANITIZE=address,undefined test-python
 
 test-tsan: $(BUILD)/packages-test
+	$(compile) SANITIZE=thread
 	@$(MAKE) SANITIZE=thread run-concurrency
 
 test-valgrind: $(BUILD)/packages-test $(BUILD)/packages-valgrind
+	$(compile) SANITIZE=valgrind
 	@$(MAKE) SANITIZE=valgrind test-unit
 
 # Runs $1, a list of programs, each as an argument of the command $2. The sanitizers' maps
@@ -326,6 +347,16 @@ $(OUT)/unit/%: tests/unit/%.c $(OUT)/libcore.a $(FAISS_BUILT) | $(BUILD)/package
 	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
 	$(link) -o $@ $@.o $(OUT)/libcore.a $(libraries) -lsqlite3 -lcmocka
 
+define test_at_level
+$(OUT)/unit/$1_test-$2: tests/unit/$1_test.c src/$1.c $(OUT)/libcore.a $(FAISS_BUILT) | $(BUILD)/packages-test
+	@mkdir -p $$(@D)
+	$$(compile_c) -O3 $$(flags_of_$2) -DSQLITE_CORE -MT $$@ -c -o $$@-$1.o src/$1.c
+	$$(compile_c) -DSQLITE_CORE -MT $$@ -c -o $$@.o $$<
+	$$(link) -o $$@ $$@.o $$@-$1.o $(OUT)/libcore.a $$(libraries) -lsqlite3 -lcmocka
+endef
+$(foreach level,$(lower_levels),$(foreach name,$(vectorized),\
+    $(eval $(call test_at_level,$(name),$(level)))))
+
 $(OUT)/concurrency/%: tests/concurrency/%.c $(OUT)/libcore.a $(FAISS_BUILT)
 	@mkdir -p $(@D)
 	$(compile_c) -DSQLITE_CORE -MT $@ -c -o $@.o $<
@@ -355,11 +386,15 @@ endif
 pytest = $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup \
     -o cache_dir=$(abspath $(BUILD)/pytest) -o tmp_path_retention_policy=failed
 
+# Tests of what is around the extension: they have it do what the others do, and are for the plain build.
+around := $(if $(SANITIZE),$(patsubst %,--ignore=tests/test_%.py,\
+    bench build datasette demo llm package processes readme wheel))
+
 test-python: $(OUT)/faiss.so $(venv)
 	@rm -f $(OUT)/report.*
 	SQLITE_FAISS=$(abspath $(OUT)/faiss) SQLITE_FAISS_SANITIZE=$(SANITIZE) \
 	PYTHONPYCACHEPREFIX=$(abspath $(BUILD)/pycache) $(preload) \
-	    $(pytest) $(PYTEST_FLAGS) --ignore=tests/plugin tests \
+	    $(pytest) $(PYTEST_FLAGS) --ignore=tests/plugin $(around) tests \
 	    $(show_reports)
 
 # Real servers of both versions, and Chromium.
@@ -457,9 +492,10 @@ $(OUT)/packages.db: $(wildcard examples/packages/*.py examples/packages/*.xz exa
 # BENCH: what to measure; tests/bench/README.md says what the words mean. BENCH_DATA: a
 # directory of real vectors; made up without one.
 bench_parts := build latency filtered threads
-bench_programs := faiss filters live worst stored approximate
+bench_programs := faiss filters live worst stored interruption approximate graphs
 BENCH ?= $(bench_parts) $(bench_programs)
 BENCH_SETS ?= $(if $(BENCH_DATA),data,text384:60000) text768:100000 text1536:30000 uniform384:30000
+BENCH_GRAPHS ?= $(if $(BENCH_DATA),data,text384:60000)
 BENCH_FLAGS ?=
 BENCH_OUT ?= $(OUT)/bench/results
 
@@ -491,9 +527,18 @@ ifneq "$(filter stored,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/stored.py --extension $(OUT)/faiss --work $(OUT)/bench \
 	    --data "$(BENCH_DATA)"
 endif
+ifneq "$(filter interruption,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/interruption.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --data "$(BENCH_DATA)"
+endif
 ifneq "$(filter approximate,$(BENCH))" ""
 	$(VENV)/bin/python tests/bench/approximate.py --bench $(OUT)/bench/approximate_bench \
-	    --extension $(OUT)/faiss --data "$(BENCH_DATA)"
+	    --extension $(OUT)/faiss --data "$(BENCH_DATA)" --sets $(BENCH_GRAPHS)
+endif
+ifneq "$(filter graphs,$(BENCH))" ""
+	$(VENV)/bin/python tests/bench/graphs.py --extension $(OUT)/faiss --work $(OUT)/bench \
+	    --peers $(OUT)/bench/peers --data "$(BENCH_DATA)" --sets $(BENCH_GRAPHS) \
+	    $(if $(BENCH_KEEP),--keep "$(BENCH_KEEP)")
 endif
 
 # Two Datasette servers on this machine, and eight clients.
@@ -523,18 +568,19 @@ distclean:
 
 help:
 	@echo 'target          minutes on 2 cores: the first time, in this order, and again'
-	@echo '  all             4     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
-	@echo '  test           12    11    layout, unit tests, files that fail, Python tests'
+	@echo '  all             3     0    build/faiss.so, with FAISS $(FAISS_PINNED) at the level $(FAISS_LEVEL)'
+	@echo '  test            8     7    layout, unit tests, files that fail, Python tests'
+	@echo '  programs                   what of these is compiled'
 	@echo '  test-unit                  tests/unit/*_test.c'
 	@echo '  test-faults                tests/faults: files that fail, a full disk'
 	@echo '  test-python                tests/*.py; PYTEST_FLAGS="-k search -x"'
 	@echo '  test-datasette  2     1    the plugin on Datasette 0.65 and 1.0, in Chromium'
-	@echo '  test-sqlite     3     2    tests of queries with the oldest SQLite and with a new one'
-	@echo '  test-wheel      4     1    a wheel for this machine, installed where nothing else is'
+	@echo '  test-sqlite     2     2    tests of queries with the oldest SQLite and with a new one'
+	@echo '  test-wheel      3     1    a wheel for this machine, installed where nothing else is'
 	@echo '  test-llm        1     1    databases that llm and openai-to-sqlite make'
-	@echo '  test-asan      12    12    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  test-asan       6     6    all three under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  test-tsan       5     3    tests/concurrency under ThreadSanitizer'
-	@echo '  test-valgrind   3     3    unit tests under valgrind'
+	@echo '  test-valgrind   2     2    unit tests under valgrind'
 	@echo '  example-llm     1     1    llm embed-multi and openai-to-sqlite, searched by SQL'
 	@echo '  bench-llm       1     1    llm similar against the same by SQL'
 	@echo '  demo            0     0    the nearest Debian packages to five questions'
@@ -565,6 +611,8 @@ help:
 	@echo '  BENCH_DATA                 none; a directory of real vectors'
 	@echo '  BENCH_SETS                 $(BENCH_SETS)'
 	@echo '  BENCH_OUT                  $(OUT)/bench/results; where tables and plots are written'
+	@echo '  BENCH_GRAPHS               $(BENCH_GRAPHS)'
+	@echo '  BENCH_KEEP                 none; where graphs of vectorlite are kept for the next run'
 	@echo '  BENCH_FLAGS                none; as --only sqlite-vec --rounds 3'
 	@echo '  SANITIZE                   none; address,undefined or thread or valgrind'
 

@@ -11,6 +11,9 @@
 #include "faiss_shim.h"
 #include "message.h"
 
+/* So many searches at once find what an earlier one has left. */
+enum { VISITED_KEPT = 8 };
+
 struct approximate {
     atomic_int references;
     index_kind kind;
@@ -18,14 +21,16 @@ struct approximate {
     int dimension;
     int is_small; /* it keeps prints instead of hashes */
     FaissIndex *faiss;
+    _Atomic(faiss_shim_visited *) visited[VISITED_KEPT]; /* of searches that are over, or NULL */
     int64_t count, room;
     int64_t first_key; /* keys are kept as what they are more than this, … */
     int32_t *offsets;
     int64_t *keys;    /* … or, if one of them is too far away, as they are: one is NULL */
     uint64_t *hashes; /* or the upper halves of them: one is NULL */
     uint32_t *prints;
-    uint32_t *table; /* places by hash, counted from 1: open addressing, at most 4/5 full; */
-    uint64_t slots;  /* of the table; none as long as keys ascend from place to place */
+    uint32_t *table;       /* places by hash, counted from 1: open addressing, at most 4/5 full; */
+    uint64_t slots;        /* of the table; none as long as keys ascend from place to place */
+    double trained_misfit; /* of the rows it was trained on, 0: not known */
     atomic_uint_fast64_t stored; /* the number by which it was loaded or stored, or 0 */
 };
 
@@ -257,6 +262,8 @@ static approximate *allocate(const index_kind *kind, vector_metric metric, int d
     memset(a, 0, sizeof *a);
     atomic_init(&a->references, 1);
     atomic_init(&a->stored, 0);
+    for (int i = 0; i < VISITED_KEPT; i++)
+        atomic_init(&a->visited[i], NULL);
     a->kind = *kind;
     a->metric = metric;
     a->dimension = dimension;
@@ -308,6 +315,7 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
     approximate *a = allocate(&from->kind, from->metric, from->dimension, from->is_small);
     if (!a)
         return SQLITE_NOMEM;
+    a->trained_misfit = from->trained_misfit;
     int code = faiss_shim_copy(from->faiss, &a->faiss);
     if (code == 0 && empty)
         code = faiss_Index_reset(a->faiss);
@@ -333,6 +341,31 @@ static int wants_stop(void *argument)
     return a->rc != SQLITE_OK;
 }
 
+/* 0 where FAISS has no codes to compare with. */
+static double misfit_of(const approximate *a, const float *vectors, int count)
+{
+    double misfit;
+    int threads = segment_use_one_thread();
+    int code = faiss_shim_misfit(a->faiss, count, vectors, &misfit);
+    segment_restore_threads(threads);
+    return code == 0 ? misfit : 0;
+}
+
+double approximate_misfit(const approximate *a, const float *vectors, int count)
+{
+    return a->trained_misfit > 0 ? misfit_of(a, vectors, count) / a->trained_misfit : 0;
+}
+
+double approximate_trained_misfit(const approximate *a)
+{
+    return a->trained_misfit;
+}
+
+void approximate_note_trained_misfit(approximate *a, double misfit)
+{
+    a->trained_misfit = misfit;
+}
+
 int approximate_train(approximate *a, const float *sample, int count, index_check *check,
                       void *argument, char **message)
 {
@@ -342,7 +375,7 @@ int approximate_train(approximate *a, const float *sample, int count, index_chec
     int threads = segment_use_one_thread();
     if (check)
         faiss_shim_watch(wants_stop, &asked);
-    int code = faiss_Index_train(a->faiss, count, sample);
+    int code = faiss_shim_learn(a->faiss, count, sample);
     if (check)
         faiss_shim_watch(NULL, NULL);
     segment_restore_threads(threads);
@@ -350,7 +383,11 @@ int approximate_train(approximate *a, const float *sample, int count, index_chec
         *message = asked.message;
         return asked.rc;
     }
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    if (code != 0)
+        return segment_failure(code, message);
+    enum { JUDGED = 1024 };
+    a->trained_misfit = misfit_of(a, sample, count < JUDGED ? count : JUDGED);
+    return SQLITE_OK;
 }
 
 int approximate_slice(const approximate *a)
@@ -434,6 +471,11 @@ int approximate_sort(approximate *a, char **message)
     return code == 0 ? rc : segment_failure(code, message);
 }
 
+void approximate_settle(approximate *a)
+{
+    faiss_shim_settle(a->faiss);
+}
+
 approximate *approximate_retain(approximate *a)
 {
     atomic_fetch_add_explicit(&a->references, 1, memory_order_relaxed);
@@ -446,6 +488,8 @@ void approximate_release(approximate *a)
         return;
     if (a->faiss)
         faiss_Index_free(a->faiss);
+    for (int i = 0; i < VISITED_KEPT; i++)
+        faiss_shim_visited_free(atomic_load(&a->visited[i]));
     sqlite3_free(a->offsets);
     sqlite3_free(a->keys);
     sqlite3_free(a->hashes);
@@ -523,6 +567,15 @@ static int load_rows(approximate *a, int64_t count, transfer *t)
     return rc;
 }
 
+/* Where FAISS asks for more memory than it gets, numbers in the bytes may be what it asks for. */
+static int load_failure(int code, char **message)
+{
+    int rc = segment_failure(code, message);
+    return rc == SQLITE_NOMEM
+               ? set_message(message, sqlite3_mprintf("FAISS gets no memory for what it says"))
+               : rc;
+}
+
 static int load_index(approximate *a, transfer *t, char **message)
 {
     FaissIndex *pattern;
@@ -533,7 +586,7 @@ static int load_index(approximate *a, transfer *t, char **message)
     if (t->rc != SQLITE_OK)
         rc = t->rc;
     else if (code != 0)
-        rc = segment_failure(code, message);
+        rc = load_failure(code, message);
     else if (!faiss_shim_resembles(a->faiss, pattern, a->count))
         rc = set_message(message, sqlite3_mprintf("it holds another index than %s", a->kind.text));
     faiss_Index_free(pattern);
@@ -553,11 +606,13 @@ int approximate_load(const index_kind *kind, vector_metric metric, int dimension
     int rc = load_rows(a, rows, &t);
     if (rc == SQLITE_OK)
         rc = load_index(a, &t, message);
-    if (rc == SQLITE_OK)
-        *out = a;
-    else
+    if (rc != SQLITE_OK) {
         approximate_release(a);
-    return rc;
+        return rc;
+    }
+    approximate_settle(a);
+    *out = a;
+    return SQLITE_OK;
 }
 
 int approximate_is_small(const approximate *a)
@@ -587,6 +642,12 @@ int64_t approximate_count(const approximate *a)
     return a->count;
 }
 
+int approximate_vector(const approximate *a, int64_t place, float *out, char **message)
+{
+    int code = faiss_Index_reconstruct(a->faiss, place, out);
+    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+}
+
 size_t approximate_bytes(const approximate *a)
 {
     size_t bytes = 0;
@@ -601,17 +662,37 @@ static int is_allowed(const uint64_t *allowed, int64_t place)
     return !allowed || (allowed[place / 64] >> (place % 64) & 1);
 }
 
-int approximate_search(const approximate *a, const float *query, int64_t k,
-                       const search_effort *effort, const uint64_t *allowed, float *scores,
-                       int64_t *places, int64_t *found, char **message)
+static faiss_shim_visited *take_visited(approximate *a)
+{
+    faiss_shim_visited *taken = NULL;
+    for (int i = 0; a->kind.links && !taken && i < VISITED_KEPT; i++)
+        taken = atomic_exchange(&a->visited[i], NULL);
+    return taken;
+}
+
+static void keep_visited(approximate *a, faiss_shim_visited *visited)
+{
+    for (int i = 0; visited && i < VISITED_KEPT; i++) {
+        faiss_shim_visited *none = NULL;
+        if (atomic_compare_exchange_strong(&a->visited[i], &none, visited))
+            return;
+    }
+    faiss_shim_visited_free(visited);
+}
+
+int approximate_search(approximate *a, const float *query, int64_t k, const search_effort *effort,
+                       const uint64_t *allowed, float *scores, int64_t *places, int64_t *found,
+                       char **message)
 {
     const uint64_t *selected = a->kind.selects ? allowed : NULL;
     size_t bytes = ((size_t)a->count + 7) / 8;
     *found = 0;
+    faiss_shim_visited *visited = take_visited(a);
     int threads = segment_use_one_thread();
     int code = faiss_shim_search(a->faiss, query, k, effort->ef_search, effort->nprobe,
-                                 (const uint8_t *)selected, bytes, scores, places);
+                                 (const uint8_t *)selected, bytes, &visited, scores, places);
     segment_restore_threads(threads);
+    keep_visited(a, visited);
     if (code != 0)
         return segment_failure(code, message);
     for (int64_t i = 0; i < k; i++) {

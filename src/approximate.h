@@ -40,6 +40,14 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
 int approximate_train(approximate *a, const float *sample, int count, index_check *check,
                       void *argument, char **message);
 
+/* How much further vectors are from what it has learned than those that it was trained on: 1 for as far,
+** 0 where that is not known. */
+double approximate_misfit(const approximate *a, const float *vectors, int count);
+
+/* How far those were, as one that is loaded does not know by itself; 0: not known. */
+double approximate_trained_misfit(const approximate *a);
+void approximate_note_trained_misfit(approximate *a, double misfit);
+
 /* Add rows as the metric stores them: some 20 ms for approximate_slice() rows. */
 int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
                     const uint64_t *hashes, int count, char **message);
@@ -48,6 +56,10 @@ int approximate_slice(const approximate *a);
 /* Put the rows of a graph in the order of their keys, which are distinct: a search then finds rows that
 ** the table has together in memory together. n log n. After an error it is of no use. */
 int approximate_sort(approximate *a, char **message);
+
+/* Have a graph where searches are fast, once it is complete: nothing is added to it any more, but to
+** one that is opened from it. Linear; it stays as it is where memory is short. */
+void approximate_settle(approximate *a);
 
 /* Hand it over as bytes, piece by piece: key and hash of each row, or as much of it as a small one
 ** keeps, and what FAISS writes of its index.
@@ -80,6 +92,10 @@ int64_t approximate_key(const approximate *a, int64_t place);
 /* Bytes of memory that it holds; linear in its rows. */
 size_t approximate_bytes(const approximate *a);
 
+/* The vector of a place as the metric stores it, of a kind that keeps vectors and no lists: a copy.
+** SQLITE_OK, or an error with FAISS's message. */
+int approximate_vector(const approximate *a, int64_t place, float *out, char **message);
+
 /* The place of the row with this key and hash behind place `after` (-1: the first one),
 ** -1 if there is none. Rows are added once; where they have no keys, equal ones may stand
 ** there several times. */
@@ -89,10 +105,10 @@ int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64
 ** first by what it knows of them; *found of them, fewer where it finds no more.
 ** `allowed` has a bit for each place, or is NULL for all; where the kind cannot be told
 ** which rows to look at, others are left out afterwards. `scores` and `places` have
-** room for k. */
-int approximate_search(const approximate *a, const float *query, int64_t k,
-                       const search_effort *effort, const uint64_t *allowed, float *scores,
-                       int64_t *places, int64_t *found, char **message);
+** room for k. Of a graph a byte a row is kept for each search that runs beside others, up to 8. */
+int approximate_search(approximate *a, const float *query, int64_t k, const search_effort *effort,
+                       const uint64_t *allowed, float *scores, int64_t *places, int64_t *found,
+                       char **message);
 
 /* About how many rows' vectors could be scored in the time of such a search, where one
 ** row of `one_in` is allowed. */

@@ -32,14 +32,20 @@ double basis_most_share(const basis *b)
     return b->most_share;
 }
 
+int64_t basis_products(const basis *b)
+{
+    return (int64_t)b->dimension * b->width;
+}
+
 void *basis_room(size_t count, size_t size)
 {
     return sqlite3_malloc64((sqlite3_uint64)(count ? count : 1) * size);
 }
 
-void energy_add(energy *e, double z_squared, double rest)
+void energy_add(energy *e, double z_squared, double rest_of_first, double rest)
 {
     e->all += z_squared;
+    e->rest_of_first += rest_of_first * rest_of_first;
     e->rest += rest * rest;
     e->vectors++;
 }
@@ -64,6 +70,10 @@ double basis_centre(const basis *b, const float *x, float *z)
 
 void basis_project(const basis *b, const float *z, int count, float *p)
 {
+    if (count == 1) { /* BLAS would first put all of the matrix in another order */
+        round_project(faiss_shim_matrix(b->pca), b->width, b->dimension, z, p);
+        return;
+    }
     int threads = segment_use_one_thread();
     faiss_shim_project(b->pca, count, z, p);
     segment_restore_threads(threads);
@@ -81,14 +91,14 @@ double basis_rest_norm(double z_squared, double p_squared, double wrong, double 
 }
 
 /* Each component of p is a sum of d products whose magnitudes add up to at most |z|, of
-** components of z that were rounded once, added up piece by piece. What is too small for float32
-** is lost in each of them. */
+** components of z that were rounded once, added up piece by piece, or in lanes. What is too small
+** for float32 is lost in each of them. */
 double basis_projection_error(const basis *b, double z_squared, int components)
 {
     int pieces = b->dimension / FAISS_SHIM_PIECE + 1;
+    double additions = fmax(FAISS_SHIM_PIECE + pieces, round_additions(b->dimension));
     return sqrt((double)components) *
-           (basis_gamma(FAISS_SHIM_PIECE + pieces + 4) * sqrt(z_squared) +
-            b->dimension * (double)FLT_MIN);
+           (basis_gamma(additions + 4) * sqrt(z_squared) + b->dimension * (double)FLT_MIN);
 }
 
 /* Round the norm of the rest, less its centre; add what is lost to *lost, squared. */
@@ -133,6 +143,7 @@ row_code basis_encode(const basis *b, double z_squared, const float *p, int8_t *
             round_to_bytes(p + begin, end - begin, b->scale, step, most, code + at, &sums);
         double wrong = basis_projection_error(b, z_squared, end + 1), lost = sums.lost, off;
         result.rest = basis_rest_norm(z_squared, sums.squares, wrong, &off);
+        result.rest_of_first = line == 0 ? result.rest : result.rest_of_first;
         rest = round_rest(result.rest - b->centres[line], step, most, &lost, &sums.fits);
         write_ends(b, line, rest, former, code ? code + at : NULL, wide ? wide + at : NULL);
         line_code *own = &result.lines[line];

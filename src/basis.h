@@ -36,16 +36,20 @@ int basis_new(vector_metric metric, float *sample, int count, int dimension,
 basis *basis_retain(basis *b);
 void basis_release(basis *b);
 
-/* The fewest rows worth a basis, and the most that are of use as a sample. */
-enum { BASIS_ROWS_LEAST = 8192 };
+/* The fewest rows worth a basis, and the fewest and the most that are of use as a sample. */
+enum { BASIS_ROWS_LEAST = 8192, BASIS_SAMPLE_LEAST = 512 };
 int basis_sample_size(int dimension);
 
 /* Whether vectors of this dimension may have a basis at all. */
 int basis_is_possible(int dimension);
 
-/* The share of an index's rows that are worth searching for by sketches, BASIS_MOST_SHARE at most. */
+/* The share of an index's rows that are worth searching for by sketches, BASIS_MOST_SHARE at
+** most. */
 #define BASIS_MOST_SHARE (1.0 / 24)
 double basis_most_share(const basis *b);
+
+/* Products of two numbers that encoding a row takes: how long it takes. */
+int64_t basis_products(const basis *b);
 
 /* Bytes of the codes of one row, at most. */
 int basis_code_most(int dimension);
@@ -59,9 +63,10 @@ enum {
     OUTLIERS_SHARE = 8 /* more than an 8th of outliers: no sketch */
 };
 
-/* Squared norms of vectors, less the mean, and of what all components leave of them. */
+/* Squared norms of vectors, less the mean, and of what the components of the first line, and of
+** all, leave of them. */
 typedef struct energy {
-    double all, rest;
+    double all, rest_of_first, rest;
     int vectors;
 } energy;
 
@@ -90,7 +95,9 @@ void *basis_room(size_t count, size_t size);
 /* γ(n) of exact.h. */
 double basis_gamma(double n);
 
-void energy_add(energy *e, double z_squared, double rest);
+/* Count a vector: the square of its norm, and the norms of what the first line, and all, leave of
+** it. */
+void energy_add(energy *e, double z_squared, double rest_of_first, double rest);
 
 /* The components that a line and those before it know of. */
 int basis_reach(const basis *b, int line);
@@ -117,8 +124,10 @@ typedef struct line_code {
 /* One row on its way to integers. */
 typedef struct row_code {
     line_code lines[LINES_MOST];
-    double z_squared, rest; /* of z, and the norm of what the last line leaves of it */
-    int fits;               /* no component was cut */
+    double z_squared; /* of z … */
+    double rest_of_first,
+        rest; /* … and the norms of what the first and the last line leave of it */
+    int fits; /* no component was cut */
 } row_code;
 
 /*

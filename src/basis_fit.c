@@ -15,8 +15,7 @@
 enum {
     DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
     SAMPLE_MOST = 2048,
-    SAMPLE_LEAST = 512,
-    SAMPLE_OF_MANY = 960, /* rows, where the dimension is above 1,000: FAISS then
+    SAMPLE_OF_MANY = 800, /* rows, where the dimension is above 1,000: FAISS then
                               ** decomposes a matrix of rows by rows */
     LINE_DIMENSION = 256, /* below, lines are half as long */
     LINES_LEAST = 2,
@@ -108,29 +107,49 @@ static int measure(const basis *b, const float *sample, int count, double *dista
     return SQLITE_OK;
 }
 
-/* Find the mean and the unit of the sample, without the rows that are far from it: a few
-** of these would leave nothing to tell the others apart by. *count is what is left. */
-static int find_centre(basis *b, float *sample, int *count)
+/* Take the rows out of the sample that are far from its mean; returns how many are left. */
+static int leave_far_out(const basis *b, float *sample, int count, const double *distances,
+                         double median)
 {
     size_t d = (size_t)b->dimension;
-    double median, *distances = basis_room((size_t)*count, sizeof *distances);
-    int rc = distances ? find_mean(b, sample, *count) : SQLITE_NOMEM, kept = 0;
-    if (rc == SQLITE_OK)
-        rc = measure(b, sample, *count, distances, &median);
-    for (int i = 0; rc == SQLITE_OK && i < *count; i++) {
+    int kept = 0;
+    for (int i = 0; i < count; i++) {
         if (!(distances[i] <= FAR * FAR * median))
             continue;
         memmove(sample + (size_t)kept * d, sample + (size_t)i * d, d * sizeof *sample);
         kept++;
     }
-    if (rc == SQLITE_OK && kept < *count && kept > 0) {
+    return kept;
+}
+
+static int count_far(const double *distances, int count, double median)
+{
+    int far = 0;
+    for (int i = 0; i < count; i++)
+        far += !(distances[i] <= FAR * FAR * median);
+    return far;
+}
+
+/* Find the mean and the unit of the sample, without the rows that are far from it: a few
+** of these would leave nothing to tell the others apart by. They hide others that are less far, which
+** only show once they are gone; but where rows are of all sizes there is no end to that, and
+** beyond the first time no more are left out than a sketch may have outliers. *count is what is left. */
+static int find_centre(basis *b, float *sample, int *count)
+{
+    double median = 0, *distances = basis_room((size_t)*count, sizeof *distances);
+    int rc = distances ? SQLITE_OK : SQLITE_NOMEM, most = *count, left_out = 0, far = 0;
+    do {
+        if (far)
+            *count = leave_far_out(b, sample, *count, distances, median);
+        left_out += far;
         sqlite3_free(b->mean);
         b->mean = NULL;
-        rc = find_mean(b, sample, kept);
-        if (rc == SQLITE_OK)
-            rc = measure(b, sample, kept, distances, &median);
-    }
-    *count = kept;
+        if (rc == SQLITE_OK && *count > 0)
+            rc = find_mean(b, sample, *count);
+        if (rc == SQLITE_OK && *count > 0)
+            rc = measure(b, sample, *count, distances, &median);
+        far = rc == SQLITE_OK && *count > 0 ? count_far(distances, *count, median) : 0;
+    } while (far > 0 && (left_out == 0 || left_out + far <= most / OUTLIERS_SHARE));
     sqlite3_free(distances);
     int exponent = 0;
     frexp(rc == SQLITE_OK ? sqrt(median) : 0, &exponent);
@@ -138,14 +157,20 @@ static int find_centre(basis *b, float *sample, int *count)
     return rc;
 }
 
-/* Column by column add up the lower half of AAᵀ. */
-static void add_products(const float *a, size_t d, size_t m, double *products, float *column)
+/* Some columns at a time, add up the lower half of AAᵀ. `columns` is room for them. */
+static void add_products(const float *a, size_t d, size_t m, double *products, float *columns)
 {
-    for (size_t i = 0; i < d; i++) {
-        for (size_t j = 0; j < m; j++)
-            column[j] = a[j * d + i];
-        for (size_t j = 0; j < m; j++)
-            round_add(column, (double)column[j], (int)j + 1, products + j * m);
+    for (size_t first = 0; first < d; first += ROUND_COLUMNS) {
+        for (size_t j = 0; j < m; j++) {
+            for (size_t i = 0; i < ROUND_COLUMNS; i++)
+                columns[i * m + j] = first + i < d ? a[j * d + first + i] : 0;
+        }
+        for (size_t j = 0; j < m; j++) {
+            double factors[ROUND_COLUMNS];
+            for (size_t i = 0; i < ROUND_COLUMNS; i++)
+                factors[i] = (double)columns[i * m + j];
+            round_add(columns, (int)m, factors, (int)j + 1, products + j * m);
+        }
     }
 }
 
@@ -178,18 +203,18 @@ static double largest_row_sum(const double *products, size_t m, int *components)
 static int find_scale(basis *b, int *known)
 {
     size_t d = (size_t)b->dimension, m = (size_t)b->width;
-    float *column = basis_room(m, sizeof *column);
+    float *columns = basis_room(ROUND_COLUMNS * m, sizeof *columns);
     double *products = basis_room(m * m, sizeof *products);
-    int rc = column && products ? SQLITE_OK : SQLITE_NOMEM;
+    int rc = columns && products ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK) {
         memset(products, 0, m * m * sizeof *products);
-        add_products(faiss_shim_matrix(b->pca), d, m, products, column);
+        add_products(faiss_shim_matrix(b->pca), d, m, products, columns);
         double largest = largest_row_sum(products, m, known);
         b->scale = 1 / (sqrt(largest) * (1 + 1e-9));
         if (!(b->scale > 0 && b->scale < INFINITY))
             b->scale = 0;
     }
-    sqlite3_free(column);
+    sqlite3_free(columns);
     sqlite3_free(products);
     return rc;
 }
@@ -212,7 +237,7 @@ static void measure_rests(basis *b, double z_squared, const float *p, double *su
             *coarsest = rest;
         if (line < b->lines - 1)
             continue;
-        energy_add(&b->sample, z_squared, rest);
+        energy_add(&b->sample, z_squared, *coarsest, rest);
         b->uncertain = fmax(b->uncertain, unknown);
     }
 }
@@ -256,7 +281,7 @@ static int train(basis *b, const float *z, int count)
     int threads = segment_use_one_thread();
     int code = faiss_PCAMatrix_new_with(&b->pca, b->dimension, b->width, 0, 0);
     if (code == 0)
-        code = faiss_VectorTransform_train(b->pca, count, z);
+        code = faiss_shim_train(b->pca, count, z);
     segment_restore_threads(threads);
     int known = b->width, rc = code == 0 ? find_scale(b, &known) : SQLITE_NOMEM;
     if (rc == SQLITE_OK && faiss_shim_shorten(b->pca, b->width, known) != 0)
@@ -332,7 +357,7 @@ static int fit(basis *b, const fitting *f, double *cost)
 {
     trial_result result;
     *cost = INFINITY;
-    if (f->count < SAMPLE_LEAST || !(b->unit > 0 && b->unit < INFINITY))
+    if (f->count < BASIS_SAMPLE_LEAST || !(b->unit > 0 && b->unit < INFINITY))
         return SQLITE_OK;
     for (size_t i = 0; i < (size_t)f->count; i++)
         basis_centre(b, f->sample + i * (size_t)b->dimension, f->z + i * (size_t)b->dimension);
@@ -382,7 +407,7 @@ int basis_new(vector_metric metric, float *sample, int count, int dimension,
         rc = find_centre(b, sample, &f.count);
     if (rc == SQLITE_OK)
         rc = fit(b, &f, &cost);
-    if (rc == SQLITE_OK && former && f.count >= SAMPLE_LEAST)
+    if (rc == SQLITE_OK && former && f.count >= BASIS_SAMPLE_LEAST)
         rc = try_former(former, &f, &cost_of_former);
     fitting_close(&f);
     if (rc == SQLITE_OK && cost_of_former < 1 && cost_of_former <= NEARLY_AS_GOOD * cost)

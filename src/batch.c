@@ -71,7 +71,7 @@ static int make_sketches(neighbour_batch *b, char **message)
 {
     int rc = SQLITE_OK;
     for (int i = 0; rc == SQLITE_OK && i < b->version->segment_count + 2; i++) {
-        index_improve(b->version);
+        index_improve(b->version, b->reader.threads);
         rc = check_now(b, message);
     }
     return rc;
@@ -116,7 +116,7 @@ int neighbour_batch_open(index_version *v, int64_t k, const vector_reader *reade
     if (rc == SQLITE_OK)
         rc = make_sketches(b, message);
     if (rc == SQLITE_OK)
-        rc = neighbour_tiles_open(v, b->k, &b->reader, &b->tiles);
+        rc = neighbour_tiles_open(v, b->k, &b->reader, &b->tiles, message);
     if (rc == SQLITE_OK &&
         !b->tiles) /* so that a source that differs is noticed before a row is out */
         rc = measure(b, message);

@@ -2,6 +2,9 @@
 
 #include <string.h>
 #include <time.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "delta.h"
 #include "message.h"
@@ -40,6 +43,7 @@ typedef struct reading {
     int64_t room;           /* bytes that the vectors may take; -1: any number */
     int value_count;        /* of each row: its id, then the columns that are kept */
     row_value *values;      /* of the row at hand */
+    int asked_rows;         /* the source was asked how many rows it has */
     char expected[64];
 } reading;
 
@@ -91,6 +95,13 @@ static int64_t room_for(const snapshot *s, int drop)
         return -1;
     int64_t room = limit - registry_bytes_besides(s->tracked->shared, drop);
     return room > 0 ? room : 0;
+}
+
+int build_has_room(const snapshot *s, int low_memory, int dimension, int64_t rows)
+{
+    int64_t room = room_for(s, 0), bytes = (int64_t)dimension * VECTOR_COMPONENT_BYTES;
+    int64_t least = basis_code_most(dimension) + 1;
+    return room < 0 || rows * (low_memory && bytes > least ? least : bytes) <= room;
 }
 
 /* Count the bytes of one more row. Before the reading fails, what nobody needs now is given
@@ -190,6 +201,16 @@ static int empty_version(const tracked_source *t, int64_t left_out, index_versio
 
 /* ---- a sample ---- */
 
+/* Step a statement that gives one row at most: SQLITE_ROW, SQLITE_DONE, or an error with its
+** message. */
+static int step_once(snapshot *s, sqlite3_stmt *statement, char **message)
+{
+    int rc = snapshot_step(s, statement);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        rc = source_failure(s->connection->db, s->source, rc, message);
+    return rc;
+}
+
 /* The last key of the source. SQLITE_DONE where it has no rows. */
 static int read_last_key(snapshot *s, sqlite3_int64 *key, char **message)
 {
@@ -197,12 +218,24 @@ static int read_last_key(snapshot *s, sqlite3_int64 *key, char **message)
     int rc = source_prepare(s->connection->db, s->source, SOURCE_LAST_KEY, NULL, &last, message);
     if (rc != SQLITE_OK)
         return rc;
-    rc = snapshot_step(s, last);
+    rc = step_once(s, last, message);
     *key = sqlite3_column_int64(last, SOURCE_COLUMN_KEY);
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        rc = source_failure(s->connection->db, s->source, rc, message);
     sqlite3_finalize(last);
     return rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
+/* Whether the source has so many rows, at least 1. */
+static int has_rows(snapshot *s, int64_t rows, int *has, char **message)
+{
+    sqlite3_stmt *last;
+    int rc = source_prepare(s->connection->db, s->source, SOURCE_HAS_ROWS, NULL, &last, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    sqlite3_bind_int64(last, 1, rows - 1);
+    rc = step_once(s, last, message);
+    *has = rc == SQLITE_ROW;
+    sqlite3_finalize(last);
+    return *has || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
 /* Take the embedding of the row that the statement stands on; 0 if it has none that can
@@ -267,7 +300,7 @@ static int build_sample(snapshot *s, int dimension, float **sample, int *count, 
     if (rc == SQLITE_OK)
         rc = read_sample(s, rows, dimension, most, *sample, count, message);
     sqlite3_finalize(rows);
-    if (rc == SQLITE_OK && *count < most / ENOUGH_SHARE) {
+    if (rc == SQLITE_OK && (*count < most / ENOUGH_SHARE || *count < BASIS_SAMPLE_LEAST)) {
         sqlite3_free(*sample);
         *sample = NULL;
     }
@@ -279,11 +312,13 @@ static int build_sample(snapshot *s, int dimension, float **sample, int *count, 
 /* Whether what was read then is there now, but for what the log names. */
 static int is_usable(const snapshot *s, const partial_reading *p, const snapshot_state *now)
 {
-    const tracked_source *t = s->tracked;
+    tracked_source *t = s->tracked;
     if (p->state.live.seq && now->live.seq) {
         int has;
         return p->state.live.schema == now->live.schema &&
-               storage_has(s->connection->db, &t->log, &p->state.live, &has) == SQLITE_OK && has;
+               change_log_has(s->connection->db, &t->log, &t->log_reader, &p->state.live, &has) ==
+                   SQLITE_OK &&
+               has;
     }
     if (p->file_stamp)
         return p->file_stamp == t->file_stamp;
@@ -303,7 +338,7 @@ static partial_reading *find_partial(tracked_source *t)
 {
     partial_reading *own = t->partial;
     t->partial = NULL;
-    return own ? own : registry_take_partial(t->shared);
+    return own ? own : registry_take_partial(t->shared, REGISTRY_READING);
 }
 
 /* Take that over. Where it cannot be gone on with it is something to compare with. */
@@ -336,7 +371,7 @@ static void keep_partial(reading *r)
     *p = r->so_far;
     r->so_far.builder = NULL;
     if (is_known_to_others(p)) {
-        registry_keep_partial(t->shared, p, partial_free);
+        registry_keep_partial(t->shared, REGISTRY_READING, p, partial_free);
     } else {
         if (t->partial)
             t->partial_destroy(t->partial);
@@ -411,15 +446,29 @@ static int finish_reading(reading *r, const snapshot_state *state, index_version
     return rc;
 }
 
-/* Give the builder a sample when it is time for one. */
+/* Whether the builder wants a sample now. With the first full segment the source is asked, once,
+** whether it has as many rows as are worth one: then the vectors of so many need not be held. */
+static int wants_sample(reading *r, int *wants, char **message)
+{
+    const index_builder *b = r->so_far.builder;
+    *wants = b && index_builder_wants_sample(b, 0);
+    if (!b || *wants || r->asked_rows || !index_builder_wants_sample(b, BASIS_ROWS_LEAST))
+        return SQLITE_OK;
+    r->asked_rows = 1;
+    return has_rows(r->snapshot, BASIS_ROWS_LEAST, wants, message);
+}
+
+/* Give the builder a sample when it is time for one. Where the keys lie so that there is none, it
+** waits until it has rows enough of its own. */
 static int sample_if_wanted(reading *r, char **message)
 {
-    if (!r->so_far.builder || !index_builder_wants_sample(r->so_far.builder))
-        return SQLITE_OK;
-    float *sample;
-    int count;
-    int rc = build_sample(r->snapshot, r->so_far.dimension, &sample, &count, message);
-    if (rc == SQLITE_OK)
+    float *sample = NULL;
+    int count, wants;
+    int rc = wants_sample(r, &wants, message);
+    if (rc != SQLITE_OK || !wants)
+        return rc;
+    rc = build_sample(r->snapshot, r->so_far.dimension, &sample, &count, message);
+    if (rc == SQLITE_OK && (sample || index_builder_wants_sample(r->so_far.builder, 0)))
         rc = index_builder_take_sample(r->so_far.builder, sample, count, message);
     sqlite3_free(sample);
     return rc;
@@ -457,6 +506,15 @@ static int read_whole(reading *reading_of, const snapshot_state *state, index_ve
     return rc;
 }
 
+/* What building took and gave back the C library keeps, and with it a part of what was to be
+** saved. */
+static void return_free_memory(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 int build_whole(snapshot *s, index_version *base, int strict, const snapshot_state *state,
                 index_version **out, char **message)
 {
@@ -466,7 +524,10 @@ int build_whole(snapshot *s, index_version *base, int strict, const snapshot_sta
                  .base = index_retain(base),
                  .strict = strict,
                  .keeping = asked->low_memory ? little : INDEX_VECTORS};
-    return read_whole(&r, state, out, message);
+    int rc = read_whole(&r, state, out, message);
+    if (r.keeping != INDEX_VECTORS)
+        return_free_memory();
+    return rc;
 }
 
 int build_keys(snapshot *s, index_version **out, char **message)
@@ -483,7 +544,7 @@ static int read_change(index_delta *d, sqlite3_stmt *rows, int dimension, char *
 {
     sqlite3_int64 key = sqlite3_column_int64(rows, SOURCE_COLUMN_KEY);
     int type = sqlite3_column_type(rows, SOURCE_COLUMN_EMBEDDING);
-    if (!sqlite3_column_int(rows, STORAGE_COLUMN_PRESENT) || type == SQLITE_NULL)
+    if (!sqlite3_column_int(rows, CHANGE_LOG_COLUMN_PRESENT) || type == SQLITE_NULL)
         return index_delta_row(d, key, 0, NULL, message);
     int bytes = type == SQLITE_BLOB ? sqlite3_column_bytes(rows, SOURCE_COLUMN_EMBEDDING) : 0;
     if (bytes != dimension * VECTOR_COMPONENT_BYTES)
@@ -510,26 +571,30 @@ static int read_changes(snapshot *s, index_version *base, sqlite3_stmt *rows, in
     return rc;
 }
 
+int64_t build_changes_most(int64_t rows)
+{
+    int64_t most = rows / CHANGES_SHARE;
+    return most < CHANGES_ALWAYS ? CHANGES_ALWAYS : most;
+}
+
 int build_changes(snapshot *s, index_version *base, const live_state *from, const live_state *to,
                   const sqlite3_int64 *inserted, index_version **out, char **message)
 {
     *out = NULL;
-    int64_t most = base->rows / CHANGES_SHARE;
-    if (most < CHANGES_ALWAYS)
-        most = CHANGES_ALWAYS;
+    int64_t most = build_changes_most(base->rows);
     /* Without rows the dimension is to be found; with malformed ones, which of them
     ** the log names is not known. */
     if (to->seq - from->seq > most || base->rows == 0 || base->left_out || to->seq < from->seq)
         return SQLITE_OK;
-    sqlite3_stmt *rows;
+    tracked_source *t = s->tracked;
     int complete;
-    int rc = storage_changes(s->connection->db, s->source, &s->tracked->log, from->seq, to->seq,
-                             most, inserted, &rows, &complete, message);
+    int rc = change_log_changes(s->connection->db, s->source, &t->log, &t->log_reader, from->seq,
+                                to->seq, most, inserted, &complete, message);
     if (rc != SQLITE_OK || !complete)
         return rc;
     index_version *changed = NULL;
-    rc = read_changes(s, base, rows, &changed, message);
-    sqlite3_finalize(rows);
+    rc = read_changes(s, base, t->log_reader.changes, &changed, message);
+    sqlite3_reset(t->log_reader.changes);
     if (rc == SQLITE_MISMATCH) /* reading it all says which row, or leaves it out */
         return SQLITE_OK;
     if (rc == SQLITE_OK && index_is_fragmented(changed)) {

@@ -2,22 +2,31 @@
 ** The shadow table NAME_checkpoint(part, checksum, data): the approximate index of a faiss
 ** table as 'optimize' stored it, so that whoever opens the file loads it instead of building it.
 **
-**   part 0         the header: what the index is of, how many rows, parts and bytes it has, the
-**                  random number of this checkpoint, and a checksum over those of all parts
-**   part 1, 2, ... runs of 64 KiB, the last one shorter, of: the key and the hash of each row, and
-**                  the index as FAISS writes it
+**   part 0         the header: what the index is of, the state of the source that it was stored
+**                  in, how many rows, parts and bytes there are, random numbers, and checksums
+**                  over those of all parts
+**   part 1, 2, ... runs of 64 KiB, the last one shorter, of the index: the key and the hash of
+**                  each of its rows, and what FAISS writes
+**   behind them    the same of the rows that the source had in that state, in their order: the
+**                  key and the hash of each
 **
-** Numbers are little-endian. A part's checksum is that of its bytes, its number and the number of
-** the checkpoint, so that parts of two checkpoints do not mix. Whatever is wrong with it, the
-** index is built from the source instead, and a line in SQLite's error log says why.
+** Numbers are little-endian. A part's checksum is that of its bytes, its number and the random
+** number of what it is part of, so that parts of two checkpoints do not mix. Whatever is wrong with
+** it, the index is built from the source instead, and a line in SQLite's error log says why.
 **
-** Rows are known by keys and hashes (cover.h): which of them a snapshot has is found out by
-** comparing, so that a checkpoint never has to be of the snapshot's own state.
+** The index knows its rows by keys and hashes (cover.h): which of them a snapshot has can be found
+** out by comparing, so that a checkpoint never has to be of the snapshot's own state. Where it can
+** be told that the snapshot follows from the state that was stored, its rows are those of then, but
+** for what the change log names (stored.h), and the source is not read.
+**
+** This file makes, drops and renames the table. What its parts look like: checkpoint_format.h; who
+** reads and verifies them: checkpoint_reader.h; loading: checkpoint_load.h; storing:
+** checkpoint_save.h.
 */
 #ifndef CHECKPOINT_H
 #define CHECKPOINT_H
 
-#include "approximate.h"
+#include "sqlite_api.h"
 
 /* The faiss table that the shadow table belongs to; texts are borrowed. */
 typedef struct checkpoint_place {
@@ -25,39 +34,21 @@ typedef struct checkpoint_place {
     const char *schema, *table;
 } checkpoint_place;
 
-/* What an index must be of to be stored or loaded. */
-typedef struct checkpoint_shape {
-    const index_kind *kind;
-    vector_metric metric;
-    int dimension;
-    int is_small; /* it is to be loaded as a small one (approximate.h) */
-} checkpoint_shape;
-
-/* Make the shadow table, empty; an error where its name is taken. Drop it. Rename it along with its
-** table. SQLite's codes. */
+/* Make the shadow table, empty; an error where its name is taken. SQLite's codes. */
 int checkpoint_create(const checkpoint_place *place, char **message);
+
+/* Drop it. SQLite's codes. */
 int checkpoint_drop(const checkpoint_place *place);
+
+/* Rename it along with its table, which is to be `table`, if there is one. SQLite's codes. */
 int checkpoint_rename(const checkpoint_place *place, const char *table);
 
-/* Store an index in the place of what was stored before; nothing to do where that is the same
-** one, undamaged. Part of the caller's transaction, which an error should undo. Takes the memory
-** of a part. Asks `check` between parts. */
-int checkpoint_save(const checkpoint_place *place, const checkpoint_shape *shape, approximate *a,
-                    index_check *check, void *argument, char **message);
+/* For the files that read and write it: a text of sql/ with the table's name in it, and `unless`.
+** NULL when memory is short; the caller frees it. */
+char *checkpoint_sql(const char *template, const checkpoint_place *place, const char *unless);
 
-/* Load what is stored. *out is NULL where nothing is, or what cannot be used, which is logged.
-** Everything is verified before FAISS reads it, in one pass over the parts; loading is a second
-** one, and takes the memory of a part beside that of the index. An error is SQLite's: an
-** interrupt, a file that cannot be read, no memory. */
-int checkpoint_load(const checkpoint_place *place, const checkpoint_shape *shape,
-                    index_check *check, void *argument, approximate **out, char **message);
-
-/* Whether what is stored, if anything, is what was stored, of whatever definition: SQLITE_OK, or
-** SQLITE_CORRUPT_VTAB with a message that says what is wrong. One pass. */
-int checkpoint_verify(const checkpoint_place *place, index_check *check, void *argument,
-                      char **message);
-
-/* Whether anything is stored; 0 also where that cannot be read. */
-int checkpoint_exists(const checkpoint_place *place);
+/* What failed (`what`: "read", "write") as a message, if there is none and the code is not one of
+** SQLITE_OK, SQLITE_NOMEM and SQLITE_INTERRUPT. Returns the code. */
+int checkpoint_explain(const checkpoint_place *place, int rc, const char *what, char **message);
 
 #endif

@@ -33,9 +33,8 @@ static int is_taken(const char *table, const column_list *l, const char *name)
         if (sqlite3_stricmp(name, own[i]) == 0)
             return 1;
     }
-    static const char *const efforts[PLAN_EFFORTS] = {"ef_search", "nprobe", "rerank"};
-    for (int i = 0; i < PLAN_EFFORTS && l->is_approximate; i++) {
-        if (sqlite3_stricmp(name, efforts[i]) == 0)
+    for (int i = 0; i < SEARCH_EFFORTS && l->is_approximate; i++) {
+        if (sqlite3_stricmp(name, search_effort_names[i]) == 0)
             return 1;
     }
     for (int i = 0; i < l->count; i++) {

@@ -35,8 +35,11 @@ typedef struct column_list {
     int count;
 } column_list;
 
-/* The columns of a faiss table `table` over this source. */
+/* The columns of a faiss table `table` over this source. SQLITE_OK or SQLITE_NOMEM; on failure,
+** too, clear it. */
 int column_list_of(const source *s, const char *table, int is_approximate, column_list *out);
+
+/* Free what it owns, and make it empty. */
 void column_list_clear(column_list *l);
 
 /* What else is stored: what the source's triggers are made from (storage.h). */
@@ -45,7 +48,8 @@ typedef struct config_settings {
     int dimension, strict, live;
 } config_settings;
 
-/* Make and fill the shadow table, or fill it again. On failure a message. */
+/* Make and fill the shadow table, or fill it again, within the caller's write transaction. SQLite's
+** codes, with a message. */
 int config_create(const config_place *place, const column_list *l, const config_settings *settings,
                   char **message);
 int config_refill(const config_place *place, const column_list *l, const config_settings *settings,
@@ -56,10 +60,11 @@ int config_refill(const config_place *place, const column_list *l, const config_
 ** format that is not ours gives a message in *damage, and SQLITE_OK. */
 int config_load(const config_place *place, const char *embedding, column_list *out, char **damage);
 
-/* The message for settings that cannot be used; `found` says what is wrong. */
+/* The message for settings that cannot be used; `found` says what is wrong. NULL when memory is
+** short; the caller frees it. */
 char *config_describe_damage(const config_place *place, const char *found);
 
-/* Drop the shadow table, or rename it along with its table. */
+/* Drop the shadow table, or rename it along with its table. SQLite's codes. */
 int config_drop(const config_place *place);
 int config_rename(const config_place *place, const char *table);
 

@@ -7,33 +7,27 @@
 #ifndef CONNECTION_H
 #define CONNECTION_H
 
-#include "factory.h"
+#include "definition.h"
 #include "storage.h"
 
 struct host;
-struct publication;
 
-/* Which index is meant: a source and how to read it. Texts are owned. */
-typedef struct definition {
-    char *schema, *table;
-    char *id, *embedding; /* columns, NULL for the defaults */
-    vector_metric metric;
-    int strict;           /* a malformed row is an error; otherwise it is left out */
-    int dimension;        /* demanded of the rows; 0: that of the first row */
-    int not_live;         /* live=off: do not rely on a change log, if there is one */
-    int must_be_live;     /* live=on: matters when the faiss table is made */
-    int low_memory;       /* memory=low: vectors stay in the source; which has rowids, or did */
-    index_kind kind;      /* of an approximate index; no text: exact */
-    search_effort effort; /* of its searches, unless they say otherwise */
-    int threads;          /* that a search may use; 0 is as good as 1 */
-    int reads_columns;    /* other columns are read too: they are kept where rows have no rowid */
-    /* Not on this connection: published by another one, as `table` of the database `schema`. */
-    struct publication *through;
-} definition;
+/* Statements, told apart by their plans' texts, of which so many are remembered. */
+enum { PLANS_REMEMBERED = 8 };
 
-int definition_copy(definition *to, const definition *from);
-int definition_equal(const definition *a, const definition *b);
-void definition_clear(definition *d);
+/*
+** A statement that holds a snapshot of a source and, when it was prepared, asked the caller's
+** authorizer for it: kept for the next search of one of these statements. SQLite asks once for each
+** statement that it prepares, and so it is here: a text is that of a plan which xBestIndex has
+** made, and is forgotten when another plan's takes its place in memory.
+*/
+typedef struct kept_pin {
+    sqlite3_stmt *statement; /* NULL: there is none, or a snapshot has it now */
+    int preparations;        /* anew, by SQLite: more of them, and the source may be another one */
+    int resolutions;         /* of the tracked source, when it was prepared */
+    const char *plans[PLANS_REMEMBERED];
+    int next_plan; /* where the next one is remembered */
+} kept_pin;
 
 /*
 ** A source as this connection knows it. `watch` is a prepared statement over it
@@ -49,9 +43,10 @@ typedef struct tracked_source {
     int users; /* snapshots that hold it */
     sqlite3_stmt *watch;
     int preparations;
+    kept_pin pin;    /* kept as the watch is */
     int resolutions; /* how often it was resolved: other numbers, other sources */
     change_log log;
-    sqlite3_stmt *last_entry; /* of the log; kept as the watch is */
+    log_reader log_reader; /* of the log; kept as the watch is */
     registry_entry *shared;
     int is_file;           /* other connections can see its database */
     int is_immutable;      /* nobody changes the file while it is open */
@@ -97,8 +92,11 @@ typedef struct connection {
 /* That of an SQLite connection, made if the extension is loaded into it for the first time;
 ** NULL when memory is short. With a reference for the caller. */
 connection *connection_of(sqlite3 *db);
+
+/* Take and give back a reference; with the last one all that is kept goes. The latter is also
+** SQLite's destructor for user data. */
 connection *connection_retain(connection *c);
-void connection_release(void *c); /* also SQLite's destructor for user data */
+void connection_release(void *c);
 
 /* Find or make the record of a source and count the caller as its user; NULL
 ** when memory is short. Those longest unused are forgotten beyond some number. */
@@ -108,8 +106,12 @@ void connection_untrack(tracked_source *t);
 /* Whether the definition's source is known already, and is no virtual table. */
 int connection_is_plain(const connection *c, const definition *d);
 
-/* Finalize a source's watch and the other statement that is kept with it. */
+/* Finalize a source's watch and the other statements that are kept with it. */
 void tracked_drop_watch(tracked_source *t);
+
+/* A plan was made whose text is at this address: what is remembered of another one that was there
+** before is forgotten. */
+void connection_forget_plan(connection *c, const char *plan);
 
 /* Finalize every watch: what was read so far is compared before it is used
 ** again. */
@@ -120,7 +122,7 @@ void connection_drop_watches(connection *c);
 ** read. */
 int tracked_kept_values(const tracked_source *t);
 
-/* Join the registry's entry for the source as resolved now. */
+/* Join the registry's entry for the source as resolved now. SQLITE_OK or SQLITE_NOMEM. */
 int connection_join_registry(connection *c, tracked_source *t);
 
 /* Forget what was read of a source, if nobody uses it now. */

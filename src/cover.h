@@ -42,6 +42,8 @@ typedef struct coverage {
 
 /* Make it, where `former` (or NULL) is that of another version. SQLITE_OK or SQLITE_NOMEM. */
 int coverage_open(const index_version *v, approximate *a, const coverage *former, coverage **out);
+
+/* Take and give back a reference; NULL is none. */
 coverage *coverage_retain(coverage *c);
 void coverage_release(coverage *c);
 

@@ -1,11 +1,16 @@
 #include "cursor.h"
 
-#include <math.h>
 #include <string.h>
 
+#include "best_index.h"
+#include "bounds.h"
 #include "message.h"
+#include "naming.h"
 #include "published.h"
+#include "scorer.h"
 #include "search.h"
+#include "snapshot_hit.h"
+#include "snapshot_version.h"
 
 /* Where the rows of a cursor come from. */
 typedef enum row_origin {
@@ -34,7 +39,7 @@ typedef struct faiss_cursor {
     row_origin origin;
     search_effort effort;     /* as the query says, 0 where it says nothing */
     sqlite3_int64 neighbours; /* rows to give at most, -1 for all */
-    sqlite3_value **bounds;   /* the value of each term on score or distance, else NULL */
+    bounds bounds;            /* on score and distance */
     search search;
     published_search *published;
     row_value id;       /* of its row */
@@ -65,7 +70,7 @@ int cursor_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
         return SQLITE_NOMEM;
     memset(c, 0, sizeof *c);
     c->at_end = 1;
-    plan_forget_offer(&((faiss_table *)base)->plan);
+    best_index_forget_offer(&((faiss_table *)base)->plan);
     *out = &c->base;
     return SQLITE_OK;
 }
@@ -73,10 +78,7 @@ int cursor_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
 /* Forget the plan of the last xFilter. */
 static void forget_plan(faiss_cursor *c)
 {
-    for (int i = 0; c->bounds && i < c->plan.term_count; i++)
-        sqlite3_value_free(c->bounds[i]);
-    sqlite3_free(c->bounds);
-    c->bounds = NULL;
+    bounds_clear(&c->bounds);
     plan_clear(&c->plan);
 }
 
@@ -114,57 +116,6 @@ int cursor_close(sqlite3_vtab_cursor *base)
 static vector_metric metric_of(const faiss_cursor *c)
 {
     return c->definition.through ? c->definition.metric : c->snapshot.tracked->asked.metric;
-}
-
-/* ---- bounds on score and distance ---- */
-
-typedef enum bound_state { WITHIN, BEFORE, BEYOND } bound_state;
-
-static int holds(plan_operator comparison, double x, double bound)
-{
-    switch (comparison) {
-    case PLAN_LT:
-        return x < bound;
-    case PLAN_LE:
-        return x <= bound;
-    case PLAN_GT:
-        return x > bound;
-    default:
-        return x >= bound;
-    }
-}
-
-/* Where the row lies by one term. Along a search distances grow, and so do the
-** scores of l2; the others fall: a bound that such a row misses on the far side
-** is missed by all that follow. */
-static bound_state bound_of(const faiss_cursor *c, const plan_term *term, sqlite3_value *value)
-{
-    if (!value)
-        return WITHIN; /* the term is on something else */
-    int type = sqlite3_value_type(value);
-    int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
-    if (type == SQLITE_NULL)
-        return BEYOND;
-    if (type == SQLITE_TEXT || type == SQLITE_BLOB) /* every number sorts before these */
-        return from_above ? WITHIN : BEYOND;
-    vector_metric metric = metric_of(c);
-    int on_distance = term->on == PLAN_ON_DISTANCE;
-    double x = on_distance ? vector_distance(metric, c->score) : c->score;
-    if (holds(term->comparison, x, sqlite3_value_double(value)))
-        return WITHIN;
-    int grows = on_distance || metric == METRIC_KIND_L2;
-    return grows == from_above ? BEYOND : BEFORE;
-}
-
-static bound_state within_bounds(const faiss_cursor *c)
-{
-    bound_state worst = WITHIN;
-    for (int i = 0; i < c->plan.term_count; i++) {
-        bound_state each = bound_of(c, &c->plan.terms[i], c->bounds[i]);
-        if (each > worst)
-            worst = each;
-    }
-    return worst;
 }
 
 /* ---- rows ---- */
@@ -236,19 +187,19 @@ static int advance_source(faiss_cursor *c, char **message)
 /* Move to the next row of the search that is within the bounds. */
 static int advance_search(faiss_cursor *c, char **message)
 {
-    bound_state state = BEFORE;
+    bound_state state = BOUND_BEFORE;
     if (c->given == c->neighbours)
-        state = BEYOND;
-    while (state == BEFORE) {
+        state = BOUND_BEYOND;
+    while (state == BOUND_BEFORE) {
         int rc = c->origin == FROM_PUBLISHED
                      ? published_search_next(c->published, &c->hit, &c->id, message)
                      : search_next(&c->search, &c->hit, message);
         if (rc != SQLITE_ROW && rc != SQLITE_DONE)
             return rc;
         c->score = c->hit.score;
-        state = rc == SQLITE_DONE ? BEYOND : within_bounds(c);
+        state = rc == SQLITE_DONE ? BOUND_BEYOND : bounds_place(&c->bounds, metric_of(c), c->score);
     }
-    c->at_end = state == BEYOND;
+    c->at_end = state == BOUND_BEYOND;
     return SQLITE_OK;
 }
 
@@ -308,7 +259,7 @@ static int define_by_arguments(faiss_cursor *c, sqlite3_value **argv, char **mes
             message, sqlite3_mprintf("faiss_search: database and table must be names, not NULL"));
     }
     definition fresh;
-    int rc = snapshot_define(table_of(c)->connection, database, table, &fresh, message);
+    int rc = naming_define(table_of(c)->connection, database, table, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
     if ((c->snapshot.tracked || c->published) && !definition_equal(&fresh, &c->definition))
@@ -335,7 +286,7 @@ static int select_columns(faiss_cursor *c)
     return c->columns || p->column_count == 0 ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-static int open_snapshot(faiss_cursor *c, sqlite3_value **argv, char **message)
+static int open_snapshot(faiss_cursor *c, const char *text, sqlite3_value **argv, char **message)
 {
     faiss_table *t = table_of(c);
     const definition *d = &t->definition;
@@ -347,7 +298,7 @@ static int open_snapshot(faiss_cursor *c, sqlite3_value **argv, char **message)
     }
     if (c->snapshot.tracked || d->through)
         return SQLITE_OK;
-    int rc = snapshot_open(t->connection, d, &c->snapshot, message);
+    int rc = snapshot_open_for_plan(t->connection, d, text, &c->snapshot, message);
     return rc == SQLITE_OK ? select_columns(c) : rc;
 }
 
@@ -363,26 +314,6 @@ static sqlite3_int64 first_depth(const faiss_cursor *c, sqlite3_value **argv)
     sqlite3_int64 depth = sqlite3_value_int64(limit);
     sqlite3_int64 skipped = offset ? sqlite3_value_int64(offset) : 0;
     return skipped > 0 && depth < INT64_MAX - skipped ? depth + skipped : depth;
-}
-
-/* Keep the values of the terms on score and distance. */
-static int keep_bounds(faiss_cursor *c, sqlite3_value **argv)
-{
-    size_t bytes = ((size_t)c->plan.term_count + 1) * sizeof *c->bounds;
-    c->bounds = sqlite3_malloc64(bytes);
-    if (!c->bounds)
-        return SQLITE_NOMEM;
-    memset(c->bounds, 0, bytes);
-    for (int i = 0; i < c->plan.term_count; i++) {
-        const plan_term *term = &c->plan.terms[i];
-        if (term->on != PLAN_ON_SCORE && term->on != PLAN_ON_DISTANCE)
-            continue;
-        c->bounds[i] = sqlite3_value_dup(argv[term->at]);
-        if (!c->bounds[i])
-            return SQLITE_NOMEM;
-        sqlite3_value_numeric_type(c->bounds[i]); /* the columns are REAL: '1' is 1 */
-    }
-    return SQLITE_OK;
 }
 
 /* The filter of the plan's terms; nothing where rows have no rowid to ask for. */
@@ -407,28 +338,6 @@ static int make_filter(faiss_cursor *c, sqlite3_value **argv, filter *out, char 
     return rc;
 }
 
-/* Whether bounds on score or distance allow an approximate search: that the first rows wanted,
-** nearest first, may end too early. */
-static int bounds_are_far(const faiss_cursor *c)
-{
-    for (int i = 0; i < c->plan.term_count; i++) {
-        const plan_term *term = &c->plan.terms[i];
-        int grows = term->on == PLAN_ON_DISTANCE || metric_of(c) == METRIC_KIND_L2;
-        int from_above = term->comparison == PLAN_LT || term->comparison == PLAN_LE;
-        if (c->bounds[i] && grows != from_above)
-            return 0;
-    }
-    return 1;
-}
-
-static int has_bounds(const faiss_cursor *c)
-{
-    int found = 0;
-    for (int i = 0; i < c->plan.term_count; i++)
-        found |= c->bounds[i] != NULL;
-    return found;
-}
-
 /* Whether an approximate index may answer: where it is known how many rows are wanted, or in which
 ** order they come does not matter, nor how far the last one is. Of a limit SQLite leaves out rows
 ** where the filter is loose, and more are wanted. The function's plan is made
@@ -439,8 +348,9 @@ static int may_approximate(const faiss_cursor *c, const filter *f, int64_t depth
     if (!*c->snapshot.tracked->asked.kind.text || c->plan.is_exact)
         return 0;
     if (depth == WALK_UNKNOWN)
-        return !has_bounds(c) && !is_function;
-    return bounds_are_far(c) && (c->neighbours >= 0 || !(is_function || f->is_loose));
+        return !bounds_are_any(&c->bounds) && !is_function;
+    return bounds_are_far(&c->bounds, metric_of(c)) &&
+           (c->neighbours >= 0 || !(is_function || f->is_loose));
 }
 
 static int filter_search(faiss_cursor *c, sqlite3_value **argv, vector *query, filter *f,
@@ -506,7 +416,7 @@ static int read_efforts(faiss_cursor *c, sqlite3_value **argv, char **message)
     search_effort *e = &c->effort;
     *e = (search_effort){0};
     int rc = SQLITE_OK;
-    for (int i = 0; rc == SQLITE_OK && i < PLAN_EFFORTS; i++) {
+    for (int i = 0; rc == SQLITE_OK && i < SEARCH_EFFORTS; i++) {
         sqlite3_value *value = value_at(c, argv, PLAN_EF_SEARCH + i);
         if (value)
             rc = search_effort_read(e, i, value, message);
@@ -539,8 +449,8 @@ static int filter_published(faiss_cursor *c, sqlite3_value **argv, vector *query
     if (c->plan.kind == PLAN_POINT)
         c->plan.kind = PLAN_STREAM;
     return published_search_open(c->definition.through, table_of(c)->connection, query,
-                                 c->neighbours, first_depth(c, argv), bounds_are_far(c),
-                                 &c->published, message);
+                                 c->neighbours, first_depth(c, argv),
+                                 bounds_are_far(&c->bounds, metric_of(c)), &c->published, message);
 }
 
 static int choose_origin(faiss_cursor *c)
@@ -553,16 +463,16 @@ static int choose_origin(faiss_cursor *c)
     return has_rowid ? FROM_SOURCE : FROM_INDEX;
 }
 
-static int filter_rows(faiss_cursor *c, sqlite3_value **argv, char **message)
+static int filter_rows(faiss_cursor *c, const char *text, sqlite3_value **argv, char **message)
 {
     vector query = {0};
     filter f = {0};
     index_version *v;
-    int rc = open_snapshot(c, argv, message);
+    int rc = open_snapshot(c, text, argv, message);
     if (rc == SQLITE_OK)
         rc = read_arguments(c, argv, &query, message);
     if (rc == SQLITE_OK)
-        rc = keep_bounds(c, argv);
+        rc = bounds_keep(&c->plan, argv, &c->bounds);
     if (rc == SQLITE_OK && c->definition.through) {
         rc = filter_published(c, argv, &query, message);
         vector_clear(&query);
@@ -604,7 +514,7 @@ int cursor_filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
         return SQLITE_OK;
     }
     if (rc == SQLITE_OK)
-        rc = filter_rows(c, argv, &message);
+        rc = filter_rows(c, text, argv, &message);
     if (rc == SQLITE_OK && !c->at_end)
         rc = advance(c, &message);
     if (rc != SQLITE_OK)
@@ -658,9 +568,9 @@ static int column_of_source(faiss_cursor *c, int place, sqlite3_context *context
 /* ef_search, nprobe or rerank, where the query gives it. */
 static void column_effort(const faiss_cursor *c, sqlite3_context *context, int which)
 {
-    const int efforts[PLAN_EFFORTS] = {c->effort.ef_search, c->effort.nprobe, c->effort.rerank};
-    if (efforts[which])
-        sqlite3_result_int(context, efforts[which]);
+    int effort = search_effort_get(&c->effort, which);
+    if (effort)
+        sqlite3_result_int(context, effort);
 }
 
 int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
@@ -680,7 +590,7 @@ int cursor_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int colum
         rc = column_embedding(c, context, &message);
     else if (column == p->neighbours && c->plan.kind == PLAN_KNN)
         sqlite3_result_int64(context, c->neighbours);
-    else if (p->is_approximate && column >= p->effort && column < p->effort + PLAN_EFFORTS)
+    else if (p->is_approximate && column >= p->effort && column < p->effort + SEARCH_EFFORTS)
         column_effort(c, context, column - p->effort);
     else if (column == p->database)
         sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);

@@ -1,6 +1,7 @@
 /*
 ** A scan of a faiss table: xFilter to xColumn, for virtual tables and for the
-** table-valued function.
+** table-valued function. Methods of sqlite3_module, each as SQLite documents the one of its name:
+** cursor_open() is xOpen, and so on. Failures leave their message in the table (table_failure()).
 */
 #ifndef CURSOR_H
 #define CURSOR_H

@@ -15,7 +15,8 @@
 */
 typedef struct index_delta index_delta;
 
-/* `dimension` is that of the base, or of the rows to come where it has none. */
+/* Begin. `dimension` is that of the base, or of the rows to come where it has none. SQLITE_OK or
+** SQLITE_NOMEM. */
 int index_delta_open(index_version *base, int dimension, index_delta **out);
 
 /* A row that may have changed: what it is now, or that it is not there now
@@ -23,8 +24,11 @@ int index_delta_open(index_version *base, int dimension, index_delta **out);
 int index_delta_row(index_delta *d, int64_t key, uint64_t hash, const void *embedding,
                     char **message);
 
-/* Hand over the version with one reference: the base where nothing changed. */
+/* Hand over the version with one reference: the base where nothing changed. SQLITE_OK, or an error
+** with its message. */
 int index_delta_finish(index_delta *d, index_version **out, char **message);
+
+/* Free it, also before it is finished; NULL is none. */
 void index_delta_close(index_delta *d);
 
 /* Whether there are so many tails or small segments that they should be put in

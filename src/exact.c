@@ -25,6 +25,7 @@ struct sketch {
     int outlier_count;
     code_bounds bounds[LINES_MOST]; /* of a line and those before it */
     double largest_norm;            /* of the vectors that are no outliers, at least */
+    double farthest;                /* the largest norm of z of these */
     energy energy;                  /* of these */
     int8_t *codes[LINES_MOST];      /* each line of all rows, from the start of a cache line */
     void *memory[LINES_MOST];
@@ -40,7 +41,8 @@ typedef struct query_line {
 struct query_sketch {
     const basis *basis;
     vector_metric metric;
-    double norm; /* of the query */
+    double norm;   /* of the query */
+    double z_norm; /* for distances: of z */
     /* for inner products: with the query times `unit`, a power of two */
     double unit, step;
     double mean_product; /* <mean, query> */
@@ -62,12 +64,26 @@ int sketch_has_outliers(const sketch *s)
     return s->outlier_count > 0;
 }
 
+/* What is left of them, as a share of what there is. */
+static double share_of(double left, const energy *of)
+{
+    return of->all > 0 ? left / of->all : 0;
+}
+
 int sketch_fits(const sketch *s)
 {
     const energy *own = &s->energy, *sample = &s->basis->sample;
-    double share = sample->all > 0 ? sample->rest / sample->all : 0;
-    int held = own->rest <= own->all * (share * 1.5 + 0.05);
-    return held && own->all / own->vectors * RANGE * RANGE >= sample->all / sample->vectors;
+    const double as_well = 2.0 / 3; /* as the sample, by the first line */
+    double held = 1 - share_of(sample->rest_of_first, sample);
+    return own->vectors && own->rest <= own->all * (share_of(sample->rest, sample) * 1.5 + 0.05) &&
+           share_of(own->rest_of_first, own) <= 1 - as_well * held &&
+           own->all / own->vectors * RANGE * RANGE >= sample->all / sample->vectors;
+}
+
+double sketch_misfit(const sketch *s)
+{
+    const energy *own = &s->energy;
+    return sketch_fits(s) ? share_of(own->rest_of_first, own) + share_of(own->rest, own) : INFINITY;
 }
 
 size_t sketch_bytes(const sketch *s)
@@ -173,7 +189,8 @@ static int sketch_row(sketch *s, int i, const float *x, double z_squared, const 
         return 1;
     for (int line = 0; line < b->lines; line++)
         bounds_add(&s->bounds[line], row.lines[line].error, row.lines[line].norm);
-    energy_add(&s->energy, row.z_squared, row.rest);
+    energy_add(&s->energy, row.z_squared, row.rest_of_first, row.rest);
+    s->farthest = fmax(s->farthest, sqrt(z_squared) * (1 + 1e-9));
     s->largest_norm = fmax(s->largest_norm, sqrt(round_square(x, b->dimension)) * (1 + 1e-9));
     return 0;
 }
@@ -229,13 +246,14 @@ int sketch_add_row(sketch *s, const sketch *from, int slot)
         bounds_add(&s->bounds[line], from->bounds[line].error, from->bounds[line].norm);
     }
     s->outliers[row] = 0;
+    s->farthest = fmax(s->farthest, from->farthest);
     s->largest_norm = fmax(s->largest_norm, from->largest_norm);
     return SQLITE_OK;
 }
 
 void sketch_close(sketch *s)
 {
-    if (s->count)
+    if (s->count && s->count < s->room)
         sketch_resize(s, (size_t)s->count); /* what is too large still serves */
     if (s->outlier_count == 0) {
         sqlite3_free(s->outliers);
@@ -249,7 +267,7 @@ int sketch_new(basis *b, const float *vectors, int count, sketch **out)
     int rc = sketch_open(b, &s);
     *out = NULL;
     if (rc == SQLITE_OK)
-        rc = sketch_resize(s, (size_t)count + 1);
+        rc = sketch_resize(s, (size_t)count);
     if (rc == SQLITE_OK)
         rc = sketch_add(s, vectors, count);
     if (rc == SQLITE_OK && s->outlier_count <= count / OUTLIERS_SHARE) {
@@ -268,6 +286,7 @@ static void encode_for_distances(query_sketch *q, const float *query, float *z, 
 {
     const basis *b = q->basis;
     double z_squared = basis_centre(b, query, z);
+    q->z_norm = sqrt(z_squared);
     basis_project(b, z, 1, p);
     /* A component that is cut is part of the error. */
     row_code code = basis_encode(b, z_squared, p, NULL, q->code);
@@ -363,6 +382,22 @@ int query_sketch_new(const basis *b, vector_metric metric, const float *query, q
     return *out ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+int query_sketch_of_row(const sketch *s, int slot, query_sketch **out)
+{
+    int line_width = s->basis->line;
+    query_sketch *q = *out = basis_room(1, sizeof *q);
+    if (!q)
+        return SQLITE_NOMEM;
+    *q = (query_sketch){.basis = s->basis, .metric = METRIC_KIND_L2};
+    for (int line = 0; line < s->basis->lines; line++) {
+        const int8_t *code = code_at(s, line, (size_t)slot);
+        for (int i = 0; i < line_width; i++)
+            q->code[line * line_width + i] = (int16_t)(code[i] * KERNEL_FINER);
+        q->lines[line].error = s->bounds[line].error;
+    }
+    return SQLITE_OK;
+}
+
 void query_sketch_free(query_sketch *q)
 {
     sqlite3_free(q);
@@ -430,6 +465,16 @@ double sketch_bound(const sketch *s, const query_sketch *q, float score)
     return worst - gamma * largest - d * (double)FLT_MIN;
 }
 
+int sketch_is_beyond(const sketch *s, const query_sketch *q, double bound)
+{
+    /* Of z each component was rounded once, or is below float32's range. */
+    const double rounding = 0x1p-23, lost = q->basis->dimension * (double)FLT_MIN;
+    if (q->metric == METRIC_KIND_IP || s->outlier_count > 0 || !isfinite(bound))
+        return 0;
+    double nearest = q->z_norm * (1 - rounding) - s->farthest * (1 + rounding) - 2 * lost;
+    return nearest > bound * (double)q->basis->unit * (1 + 1e-9);
+}
+
 /* The greatest integer that a squared distance may be for step / KERNEL_FINER *
 ** sqrt(integer) to be no more than the radius and both errors. */
 static int32_t limit_of_distance(const basis *b, double radius, double row_error,
@@ -464,6 +509,12 @@ int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bo
     if (q->metric == METRIC_KIND_IP)
         return limit_of_product(s, q, line, bound);
     return limit_of_distance(s->basis, bound, s->bounds[line].error, q->lines[line].error);
+}
+
+void sketch_fetch(const sketch *s, int line, const int64_t *slots, int count)
+{
+    for (int i = 0; i < count; i++)
+        __builtin_prefetch(code_at(s, line, (size_t)slots[i]));
 }
 
 int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,

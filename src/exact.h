@@ -61,6 +61,9 @@ int sketch_has_outliers(const sketch *s);
 /* Whether its basis fits these vectors as it did the sample: the components hold about as much
 ** of them, and they are not much shorter. */
 int sketch_fits(const sketch *s);
+/* How much the components leave of them, for choosing between bases; infinite where it does not
+** fit. */
+double sketch_misfit(const sketch *s);
 
 /*
 ** Put a sketch together from its rows, for those who keep no vectors: of vectors, of rows
@@ -99,6 +102,9 @@ int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound);
 /* A query as a basis sees it, for a metric. `query` is as the metric stores vectors. */
 typedef struct query_sketch query_sketch;
 int query_sketch_new(const basis *b, vector_metric metric, const float *query, query_sketch **out);
+/* The same of a row of a sketch that is no outlier, for its distances from others, whatever the
+** metric (sketch_row_bound()): its code is no finer than that of a row, and at hand. */
+int query_sketch_of_row(const sketch *s, int slot, query_sketch **out);
 void query_sketch_free(query_sketch *q);
 /* Whether it is near enough to the sample for its code to tell rows apart. */
 int query_sketch_fits(const query_sketch *q);
@@ -124,6 +130,10 @@ void sketch_distances_at(const sketch *s, const query_sketch *q, const int64_t *
 */
 double sketch_bound(const sketch *s, const query_sketch *q, float score);
 
+/* Whether no row of a sketch may be within a bound, by the distances from the mean alone, for
+** queries that are too far from the data for codes to tell: |x - q| >= |q - mean| - |x - mean|. */
+int sketch_is_beyond(const sketch *s, const query_sketch *q, double bound);
+
 /* The greatest distance by the lines up to this one of a row that may be within a bound; all
 ** are where the bound is infinite or NaN. */
 int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bound);
@@ -134,5 +144,8 @@ int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bo
 int sketch_lines(const sketch *s);
 int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,
                  int32_t *distances, int count);
+
+/* Have the processor fetch what a line has of some slots: it will be looked at soon. */
+void sketch_fetch(const sketch *s, int line, const int64_t *slots, int count);
 
 #endif

@@ -7,6 +7,7 @@ SQLITE_EXTENSION_INIT1
 #include "connection.h"
 #include "functions.h"
 #include "host.h"
+#include "indexes_table.h"
 #include "neighbors_table.h"
 #include "project_table.h"
 #include "recall_table.h"
@@ -52,6 +53,8 @@ static int register_all(connection *c)
         rc = table_register(c);
     if (rc == SQLITE_OK)
         rc = search_table_register(c);
+    if (rc == SQLITE_OK)
+        rc = indexes_table_register(c);
     if (rc == SQLITE_OK)
         rc = neighbors_table_register(c);
     if (rc == SQLITE_OK)

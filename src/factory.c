@@ -12,7 +12,6 @@ enum {
     POINTS_LEAST = 39,    /* that k-means wants for each centroid, or FAISS warns … */
     POINTS_ENOUGH = 64,   /* … and that it is given */
     SAMPLE_LEAST = 16384, /* for whatever is learned but centroids */
-    OPQ_CENTROIDS = 256,  /* in each part, whatever the code after it */
     LISTS_MOST = 1 << 20, /* FAISS makes room for all of them at once */
     LINKS_MOST = 512,
     PQ_BITS = 8,
@@ -121,8 +120,7 @@ static int read_transform(component c, index_kind *k)
         k->rerank = (int)larger(k->rerank, 4);
         return 1;
     }
-    if (accept(&c, "OPQ")) {
-        needs_centroids(k, OPQ_CENTROIDS);
+    if (accept(&c, "OPQ")) { /* needs_rotation() says of how many rows it is learned */
         if (!accept_number(&c, TRANSFORM_MOST, &n))
             return 0;
         if (accept(&c, "_")) {
@@ -157,6 +155,7 @@ static int read_code(component c, index_kind *k)
             (accept(&c, "x") && !accept_number(&c, PQ_BITS_MOST, &bits)))
             return 0;
         accept(&c, "np");
+        k->bits = bits;
         needs_centroids(k, (int64_t)1 << bits);
         k->rerank = (int)larger(k->rerank, 10);
         k->selects = k->lists || k->links; /* IndexPQ alone takes no selector */
@@ -225,6 +224,12 @@ static int starts_with(const component *c, const char *word)
     return accept(&copy, word);
 }
 
+/* OPQ is learned with codes of PQ: those behind it, but of no more than 8 bits. */
+static void needs_rotation(index_kind *k)
+{
+    needs_centroids(k, (int64_t)1 << (k->bits && k->bits < PQ_BITS ? k->bits : PQ_BITS));
+}
+
 /* The components in their order; 0 where one is not as it should be. */
 static int read_components(const component *parts, int count, index_kind *k)
 {
@@ -262,6 +267,8 @@ int index_kind_parse(const char *text, vector_metric metric, index_kind *out, ch
     int count = strlen(text) < sizeof out->text ? split(text, parts) : 0;
     if (count == 0 || !read_components(parts, count, out))
         return refuse_unknown(text, message);
+    if (strstr(text, "OPQ"))
+        needs_rotation(out);
     if (out->links && strstr(text, "PQ") && metric == METRIC_KIND_IP)
         return refuse(text, "FAISS has this kind for l2 and cosine only: use another code with ip",
                       message);
@@ -274,23 +281,33 @@ int index_kind_equal(const index_kind *a, const index_kind *b)
     return strcmp(a->text, b->text) == 0 && a->ef_construction == b->ef_construction;
 }
 
+const char *const search_effort_names[SEARCH_EFFORTS] = {"ef_search", "nprobe", "rerank"};
+
+static int *effort_at(search_effort *effort, int which)
+{
+    int *const efforts[SEARCH_EFFORTS] = {&effort->ef_search, &effort->nprobe, &effort->rerank};
+    return efforts[which];
+}
+
+int search_effort_get(const search_effort *effort, int which)
+{
+    search_effort copy = *effort;
+    return *effort_at(&copy, which);
+}
+
 int search_effort_read(search_effort *effort, int which, sqlite3_value *value, char **message)
 {
-    const struct {
-        const char *name;
-        int most, *to;
-    } efforts[] = {{"ef_search", EFFORT_MOST, &effort->ef_search},
-                   {"nprobe", EFFORT_MOST, &effort->nprobe},
-                   {"rerank", RERANK_MOST, &effort->rerank}};
+    static const int greatest[SEARCH_EFFORTS] = {EFFORT_MOST, EFFORT_MOST, RERANK_MOST};
     sqlite3_int64 number = sqlite3_value_int64(value);
-    int most = efforts[which].most;
-    *efforts[which].to = (int)number;
+    int most = greatest[which];
+    *effort_at(effort, which) = (int)number;
     if (sqlite3_value_type(value) == SQLITE_INTEGER && number >= 1 && number <= most)
         return SQLITE_OK;
     row_value given = value_from_sql(value);
     char *shown = value_describe(&given);
-    int rc = set_message(message, sqlite3_mprintf("%s must be a whole number from 1 to %d, not %s",
-                                                  efforts[which].name, most, shown ? shown : ""));
+    int rc =
+        set_message(message, sqlite3_mprintf("%s must be a whole number from 1 to %d, not %s",
+                                             search_effort_names[which], most, shown ? shown : ""));
     sqlite3_free(shown);
     return rc;
 }

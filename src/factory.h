@@ -29,6 +29,7 @@ typedef struct index_kind {
     int rerank;                 /* candidates for each row wanted, unless told otherwise */
     int selects;                /* FAISS can be told which rows to look at */
     int is_trained;             /* on a sample, before rows are added */
+    int bits;                   /* of PQ, for each part of a vector; 0: another code, or none */
     int64_t rows_least;         /* it is worth nothing for fewer rows, or cannot be trained */
     int64_t sample;             /* rows to train on, at most */
 } index_kind;
@@ -48,9 +49,13 @@ typedef struct search_effort {
     int rerank;    /* candidates to score by their vectors, for each row wanted */
 } search_effort;
 
-enum { EFFORT_MOST = 1 << 20, RERANK_MOST = 1000 };
+enum { EFFORT_MOST = 1 << 20, RERANK_MOST = 1000, SEARCH_EFFORTS = 3 };
 
-/* Take one of them from SQL, by its number in the order above: a whole number from 1 on, or an
+/* What SQL calls them, and what one is, by its number in the order above. */
+extern const char *const search_effort_names[SEARCH_EFFORTS];
+int search_effort_get(const search_effort *effort, int which);
+
+/* Take one of them from SQL, by its number: a whole number from 1 on, or an
 ** error that names it. */
 int search_effort_read(search_effort *effort, int which, sqlite3_value *value, char **message);
 

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <c_api/IndexFlat_c.h>
 #include <c_api/Index_c.h>
 
 #ifdef __cplusplus
@@ -24,15 +25,46 @@ void faiss_shim_prepare(FaissIndex *index, int ef_construction);
 /* Make room for so many rows in all, where they stand in one piece. */
 int faiss_shim_reserve(FaissIndex *index, int64_t rows);
 
+/* Train an index as FAISS does, but learn a rotation for codes of PQ with as few centroids as they
+** have: FAISS takes 256. */
+int faiss_shim_learn(FaissIndex *index, int64_t count, const float *x);
+
+/* How far vectors (at least one) are from what a trained index knows of such, in the median: from
+** their centroid, or else from what their code says of them, and by what transforms lose. */
+int faiss_shim_misfit(const FaissIndex *index, int64_t count, const float *x, double *misfit);
+
+/* Have an empty flat index hold vectors where they are, without a copy: they are the caller's, who
+** keeps them for as long as the index lives. Nothing may be added to it. */
+void faiss_shim_view(FaissIndexFlat *flat, const float *vectors, int64_t count);
+
 /* Put the rows of a graph in another order: row i is the one that was order[i]. After an error the
 ** index is of no use. */
 int faiss_shim_permute(FaissIndex *index, const int64_t *order);
 
-/* The nearest k rows to one query; missing ones have label -1. `allowed` is a bit for each
-** row, in `bytes` bytes, or NULL for all. The index is not changed. */
+/* Move the links and codes of a graph that is complete to huge pages, where the system has them,
+** and to where rows begin with a cache line: searches are faster. Nothing can be added to it then,
+** but to a copy. Takes some MB beside it; where these are not to be had it stays where it is, as do
+** other kinds. */
+void faiss_shim_settle(FaissIndex *index);
+
+/* Which rows a search of a graph has come to, a byte for each row of the index: to be used again by
+** the next search. */
+typedef struct faiss_shim_visited faiss_shim_visited;
+void faiss_shim_visited_free(faiss_shim_visited *visited);
+
+/* The nearest k rows to one query; missing ones have label -1. `allowed` is a bit for each row, in
+** `bytes` bytes, or NULL for all. *visited is what an earlier search has left there, or NULL, and
+** serves one search at a time; the caller frees what is left in the end. The index is not
+** changed. */
 int faiss_shim_search(const FaissIndex *index, const float *query, int64_t k, int ef_search,
-                      int nprobe, const uint8_t *allowed, size_t bytes, float *scores,
-                      int64_t *labels);
+                      int nprobe, const uint8_t *allowed, size_t bytes,
+                      faiss_shim_visited **visited, float *scores, int64_t *labels);
+
+/* Train a PCAMatrix, without a bias, on vectors whose mean is zero, at least as many as it has
+** components. As FAISS's own training does, but that LAPACK decomposes the matrix by dividing it,
+** and in float32, in which its elements are added up, too: it takes an eighth of the time, or
+** less. */
+int faiss_shim_train(struct FaissVectorTransform_H *pca, int64_t count, const float *x);
 
 /* The matrix of a trained PCAMatrix, a row for each component. */
 const float *faiss_shim_matrix(const struct FaissVectorTransform_H *pca);

@@ -8,7 +8,8 @@
 **   faiss_encode(json), faiss_decode(blob), faiss_normalize(vector),
 **   faiss_dimension(vector), faiss_distance(a, b [, metric]), faiss_version()
 **
-** Each is documented above its implementation.
+** The aggregates are documented in aggregate.h, the functions of one or two vectors in
+** vector_functions.h, the others above their implementation.
 */
 #ifndef FUNCTIONS_H
 #define FUNCTIONS_H

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "message.h"
+#include "progress.h"
 
 enum {
     DEAD_SHARE = 30,        /* percent of the places, beyond which it is made anew */
@@ -16,13 +17,19 @@ enum {
     WAIT_MS = 10
 };
 
+/* Rows are said not to fit what the index has learned from so many times the distance on. */
+static const double MISFIT_TOLD = 1.5;
+
 /* An index in the making. */
 typedef struct construction {
     approximate *made;
     index_version *from; /* whose rows are added */
     uint32_t *todo;      /* their positions, in the order in which they are */
     int64_t count, next;
-    int sorts; /* in the end, its rows are put in order */
+    int sorts;     /* in the end, its rows are put in order */
+    int learned;   /* it has what another was trained for */
+    double misfit; /* of rows that were judged by that, summed up, … */
+    int judged;    /* … and how many */
     int slice;
     float *vectors; /* of one piece, with keys and hashes */
     int64_t *keys;
@@ -33,8 +40,9 @@ typedef struct construction {
 struct growth {
     pthread_mutex_t lock; /* guards what follows, and `coverage` of the versions */
     approximate *current;
-    int is_loaded; /* and not made here */
+    const char *origin; /* "built", or where it was loaded from */
     size_t bytes;
+    double misfit;           /* of the rows added last, by what it has learned; 0: not known */
     coverage *latest;        /* the last that was made, to make the next one from */
     char *failure;           /* why FAISS did not make one */
     int64_t done, total;     /* rows of the construction */
@@ -252,6 +260,7 @@ static int construction_open(const index_version *v, const index_kind *kind,
     if (rc == SQLITE_OK && kind->links)
         shuffle(c->todo, c->count);
     c->sorts = !lacking && !v->kept_values;
+    c->learned = learned && kind->is_trained;
     if (rc == SQLITE_OK)
         rc = make_room(c);
     if (rc == SQLITE_OK)
@@ -270,11 +279,23 @@ static int read_piece(construction *c, const vector_reader *reader, char **messa
                      &c->found, message);
 }
 
+/* Judge some rows of the piece by what was learned from others. */
+static void judge_piece(construction *c)
+{
+    enum { JUDGED_OF_PIECE = 64 };
+    int n = c->found < JUDGED_OF_PIECE ? c->found : JUDGED_OF_PIECE;
+    if (!c->learned || n == 0)
+        return;
+    c->misfit += n * approximate_misfit(c->made, c->vectors, n);
+    c->judged += n;
+}
+
 /* Add it; with the last one it is complete. */
 static int add_piece(construction *c, char **message)
 {
     int rc = SQLITE_OK;
     c->next += c->read;
+    judge_piece(c);
     if (c->found)
         rc = approximate_add(c->made, c->vectors, c->keys, c->hashes, c->found, message);
     return rc == SQLITE_OK && c->sorts && c->next == c->count ? approximate_sort(c->made, message)
@@ -336,7 +357,7 @@ static void give_up(growth *g, char *failure)
 }
 
 /* Put an index in the place of what there was. */
-static void set_current(growth *g, approximate *made, int is_loaded)
+static void set_current(growth *g, approximate *made, const char *origin)
 {
     size_t bytes = approximate_bytes(made);
     pthread_mutex_lock(&g->lock);
@@ -344,7 +365,7 @@ static void set_current(growth *g, approximate *made, int is_loaded)
     coverage *latest = g->latest;
     char *failure = g->failure;
     g->current = approximate_retain(made);
-    g->is_loaded = is_loaded;
+    g->origin = origin;
     g->bytes = bytes;
     g->latest = NULL;
     g->failure = NULL;
@@ -355,11 +376,24 @@ static void set_current(growth *g, approximate *made, int is_loaded)
     sqlite3_free(failure);
 }
 
+/* How well the rows that were added fit: a few tell nothing, and leave it as it was. */
+static double misfit_after(const growth *g, const construction *c)
+{
+    enum { JUDGED_LEAST = 50 };
+    if (!c->learned)
+        return 0;
+    return c->judged < JUDGED_LEAST ? g->misfit : c->misfit / c->judged;
+}
+
 static void install(growth *g)
 {
     construction *c = g->under_way;
     g->under_way = NULL;
-    set_current(g, c->made, 0);
+    approximate_settle(c->made); /* after a question whether to stop, which follows sorting */
+    set_current(g, c->made, "built");
+    pthread_mutex_lock(&g->lock);
+    g->misfit = misfit_after(g, c);
+    pthread_mutex_unlock(&g->lock);
     construction_free(c);
 }
 
@@ -378,18 +412,31 @@ static int step(growth *g, const vector_reader *reader, char **message)
     return rc;
 }
 
+/* Begin what finish() is to do all of: construction_open(). */
+static int begin(growth *g, const index_version *v, const index_kind *kind, const approximate *like,
+                 const coverage *lacking, const vector_reader *reader, char **message)
+{
+    progress_draw(kind->text, 0, v->rows);
+    int rc = construction_open(v, kind, like, lacking, reader, &g->under_way, message);
+    if (rc != SQLITE_OK)
+        progress_wipe();
+    return rc;
+}
+
 /* Do all that is left of what is under way. */
-static int finish(growth *g, const vector_reader *reader, char **message)
+static int finish(growth *g, const index_kind *kind, const vector_reader *reader, char **message)
 {
     int rc = SQLITE_OK;
     while (rc == SQLITE_OK && g->under_way->next < g->under_way->count) {
         note_progress(g, g->under_way);
+        progress_draw(kind->text, g->under_way->next, g->under_way->count);
         rc = step(g, reader, message);
         if (rc == SQLITE_OK && reader->check)
             rc = reader->check(reader->argument, message);
     }
     if (rc == SQLITE_OK)
         install(g);
+    progress_wipe();
     return rc;
 }
 
@@ -423,10 +470,10 @@ static int build_first(growth *g, index_version *v, const index_kind *kind,
         pthread_mutex_lock(&g->lock);
         g->total = v->rows;
         pthread_mutex_unlock(&g->lock);
-        rc = construction_open(v, kind, NULL, NULL, reader, &g->under_way, message);
+        rc = begin(g, v, kind, NULL, NULL, reader, message);
     }
     if (rc == SQLITE_OK)
-        rc = finish(g, reader, message);
+        rc = finish(g, kind, reader, message);
     return keep_failure(g, rc, message);
 }
 
@@ -500,7 +547,7 @@ static int load_first(growth *g, index_version *v, const growth_loader *load, ch
     if (a)
         rc = coverage_open(v, a, NULL, &c);
     if (c && c->covered >= v->rows / USEFUL_SHARE) {
-        set_current(g, a, 1);
+        set_current(g, a, load->origin);
         keep(g, v, c);
     }
     coverage_release(c);
@@ -614,16 +661,15 @@ static int complete(growth *g, index_version *v, const index_kind *kind, int ane
     coverage *c = NULL;
     int failed, rc = SQLITE_OK;
     if (g->under_way && !anew)
-        rc = finish(g, reader, message);
+        rc = finish(g, kind, reader, message);
     if (rc == SQLITE_OK && !anew)
         rc = find_coverage(g, v, &c, &failed);
     int stays = c && has_few_dead(c);
     if (rc == SQLITE_OK && !(stays && c->missing == 0)) {
         construction_free(g->under_way);
-        rc = construction_open(v, kind, c ? c->of : NULL, stays ? c : NULL, reader, &g->under_way,
-                               message);
+        rc = begin(g, v, kind, c ? c->of : NULL, stays ? c : NULL, reader, message);
         if (rc == SQLITE_OK)
-            rc = finish(g, reader, message);
+            rc = finish(g, kind, reader, message);
     }
     coverage_release(c);
     return rc;
@@ -662,6 +708,11 @@ char *growth_describe(const index_version *v, const index_kind *kind)
     else if (g->current && g->total)
         told = sqlite3_mprintf("%s, growing: %lld of %lld rows", text, (long long)g->done,
                                (long long)g->total);
+    else if (g->current && g->misfit > MISFIT_TOLD)
+        told = sqlite3_mprintf(
+            "%s; the rows added last are %.1f times as far from what it has learned "
+            "as those it was trained on: 'rebuild' trains it again",
+            text, g->misfit);
     else if (g->current)
         told = sqlite3_mprintf("%s", text);
     else if (g->total)
@@ -679,7 +730,7 @@ const char *growth_origin(const index_version *v)
 {
     growth *g = v->tuning->growth;
     pthread_mutex_lock(&g->lock);
-    const char *origin = !g->current ? NULL : g->is_loaded ? "checkpoint" : "built";
+    const char *origin = g->current ? g->origin : NULL;
     pthread_mutex_unlock(&g->lock);
     return origin;
 }

@@ -27,10 +27,12 @@ void growth_free(growth *g);
 /* In a child of fork(): nobody is at work, and what was under way is given up. */
 void growth_forget_work(growth *g);
 
-/* Who loads the index that is stored: *out is NULL where there is none. */
+/* Who loads the index that is stored: *out is NULL where there is none. `origin` is what growth_origin()
+** is to say of it. */
 typedef struct growth_loader {
     int (*load)(void *argument, approximate **out, char **message);
     void *argument;
+    const char *origin;
 } growth_loader;
 
 /* What is covered of the version by the index there is. *out is NULL where there is none:
@@ -64,8 +66,8 @@ approximate *growth_current(const index_version *v);
 ** short; the caller frees it. */
 char *growth_describe(const index_version *v, const index_kind *kind);
 
-/* Where the index there is comes from, for faiss_indexes: "built" or "checkpoint"; NULL where there is
-** none. */
+/* Where the index there is comes from, for faiss_indexes: "built", or what its loader said; NULL where
+** there is none. Static. */
 const char *growth_origin(const index_version *v);
 
 /* Bytes of memory of the index and of what is known of this version. */

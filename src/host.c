@@ -1,9 +1,10 @@
 #include "host.h"
 
 #include "message.h"
+#include "naming.h"
+#include "options.h"
 #include "publication.h"
 #include "snapshot.h"
-#include "table.h"
 
 static const char *text_of(sqlite3_value *value)
 {
@@ -36,7 +37,7 @@ static int check_name(const char *name, char **message)
 static int define(connection *c, const char *table, const char *options, definition *d,
                   int *is_table, char **message)
 {
-    int rc = snapshot_define(c, "main", table, d, message);
+    int rc = naming_define(c, "main", table, d, message);
     *is_table = rc == SQLITE_OK && connection_find_table(c, "main", table) != NULL;
     if (rc != SQLITE_OK || !options)
         return rc;
@@ -46,7 +47,7 @@ static int define(connection *c, const char *table, const char *options, definit
                                            "own: give none",
                                            table));
     }
-    return table_parse_options(options, d, message);
+    return options_parse(options, d, message);
 }
 
 /* Searches find a table by its file, and visit the host between steps of their own, which
@@ -92,13 +93,13 @@ static int publish(connection *c, const char *name, const char *table, const cha
 }
 
 /*
-** faiss_publish(name, table [, options]): from now on `table` of this connection's schema
-** main can be searched from every connection of the process as faiss_search(name, table,
-** ...). Options are those of CREATE VIRTUAL TABLE, as in 'metric=cosine, id=slug'; a
-** faiss table has its own. Published again, it gets the new options. Until it is
-** unpublished, or the connection closed. Gives NULL. Reads no rows: the index is made by the
-** first search, which may be one of this connection. Errors: no such table or column; a
-** database that is no file, or has a shared cache; a name that another connection publishes under, main, or temp; NULL.
+** faiss_publish(name, table [, options]): from now on `table` of this connection's schema main can
+** be searched from every connection of the process as faiss_search(name, table, ...). Options are
+** those of CREATE VIRTUAL TABLE, as in 'metric=cosine, id=slug'; a faiss table has its own.
+** Published again, it gets the new options. Until it is unpublished, or the connection closed.
+** Gives NULL. Reads no rows: the index is made by the first search, which may be one of this
+** connection. Errors: no such table or column; a database that is no file, or has a shared cache; a
+** name that another connection publishes under, main, or temp; NULL.
 */
 static void faiss_publish(sqlite3_context *context, int argc, sqlite3_value **argv)
 {

@@ -154,6 +154,8 @@ static index_tuning *tuning_new(void)
     atomic_init(&t->number, 0);
     atomic_init(&t->rows_then, 0);
     atomic_init(&t->misfits, 0);
+    atomic_init(&t->in_vain, 0);
+    t->known_count = 0;
     t->growth = growth_new();
     if (t->growth)
         return t;
@@ -172,6 +174,8 @@ static void tuning_release(index_tuning *t)
     if (!t || atomic_fetch_sub_explicit(&t->references, 1, memory_order_acq_rel) != 1)
         return;
     basis_release(atomic_load(&t->basis));
+    for (int i = 0; i < t->known_count; i++)
+        basis_release(t->known[i]);
     growth_free(t->growth);
     sqlite3_free(t);
 }
@@ -189,6 +193,7 @@ index_version *index_new(vector_metric metric, int dimension, int kept_values,
         return NULL;
     }
     atomic_init(&v->references, 1);
+    atomic_init(&v->judged, 0);
     v->metric = metric;
     v->dimension = dimension;
     v->kept_values = kept_values;
@@ -222,10 +227,31 @@ static uint64_t load64(const unsigned char *p)
 #define HASH_C 0xBB67AE8584CAA73Bu
 #define HASH_D 0x3C6EF372FE94F82Bu
 
+/* Of so many bytes several chains are worth putting together. */
+enum { HASH_LONG = 256 };
+
+/* Four chains, so that the multiplies overlap: of all but the last, which are fewer than 64. */
+static uint64_t hash_long(uint64_t seed, const unsigned char *p, size_t n)
+{
+    uint64_t a = seed ^ HASH_A, b = seed ^ HASH_B, c = seed ^ HASH_C, d = seed ^ HASH_D;
+    for (; n >= 64; n -= 64, p += 64) {
+        a = fold(load64(p) ^ HASH_C, load64(p + 8) ^ a);
+        b = fold(load64(p + 16) ^ HASH_D, load64(p + 24) ^ b);
+        c = fold(load64(p + 32) ^ HASH_A, load64(p + 40) ^ c);
+        d = fold(load64(p + 48) ^ HASH_B, load64(p + 56) ^ d);
+    }
+    return fold(fold(a ^ HASH_B, b ^ HASH_C), fold(c ^ HASH_D, d ^ HASH_A) ^ seed);
+}
+
 static uint64_t hash_bytes(uint64_t seed, const unsigned char *p, size_t n)
 {
-    uint64_t left = seed ^ HASH_A, right = seed ^ HASH_B;
     size_t length = n;
+    if (n >= HASH_LONG) {
+        seed = hash_long(seed, p, n);
+        p += n / 64 * 64;
+        n %= 64;
+    }
+    uint64_t left = seed ^ HASH_A, right = seed ^ HASH_B;
     for (; n >= 32; n -= 32, p += 32) { /* two chains, so that the multiplies overlap */
         left = fold(load64(p) ^ HASH_C, load64(p + 8) ^ left);
         right = fold(load64(p + 16) ^ HASH_D, load64(p + 24) ^ right);
@@ -458,10 +484,10 @@ void index_builder_keep(index_builder *b, index_keeping keeping)
     b->made->keeping = keeping;
 }
 
-int index_builder_wants_sample(const index_builder *b)
+int index_builder_wants_sample(const index_builder *b, int64_t rows)
 {
-    return b->made->keeping == INDEX_LITTLE && b->staging.count == 0 &&
-           index_is_undecided(b->made, b->rows);
+    return b->made->keeping == INDEX_LITTLE && b->rows > 0 && b->staging.count == 0 &&
+           index_is_undecided(b->made, rows > b->rows ? rows : b->rows);
 }
 
 int index_builder_take_sample(index_builder *b, float *sample, int count, char **message)

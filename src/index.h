@@ -27,21 +27,27 @@ typedef struct dead_slots {
 } dead_slots;
 
 /*
-** What versions that come from one another have in common: the basis of their
-** sketches, found out in pieces while searches are answered without. It is looked for
-** again when the rows have become four times as many, and when a quarter as many are new
-** that it does not fit; a better one takes its place, and the segments get new sketches,
-** one by one. And their approximate index.
+** What versions that come from one another have in common: the bases of their
+** sketches, found out in pieces while searches are answered without. One is looked for
+** among all rows first, and again among those that it fits when they have become four times as
+** many: a better one takes its place, and these segments get new sketches, one by one. When
+** segments have come that none fits, enough of them, one of their own is looked for, and they alone
+** get new sketches. And their approximate index.
 */
+enum { BASES_MOST = 8 };
+
 typedef struct index_tuning {
     atomic_int references;
     atomic_int searches;
-    atomic_flag working;        /* a thread is at a piece, and alone changes what follows */
+    atomic_flag working;        /* a thread is at a piece, and alone changes what follows … */
     _Atomic(basis *) basis;     /* the newest; NULL before it, or where none helps */
-    atomic_uint number;         /* of bases so far, or of findings that there is none */
-    _Atomic(int64_t) rows_then; /* when it was looked for last */
-    _Atomic(int64_t) misfits;   /* rows judged since that it does not fit */
-    struct growth *growth;      /* the approximate index, where there is to be one */
+    atomic_uint number;         /* of findings so far: of a basis, or that there is none */
+    _Atomic(int64_t) rows_then; /* of all, when it was looked for last … */
+    _Atomic(int64_t) misfits;   /* … and those judged since that none fits */
+    atomic_int in_vain;         /* findings, one behind the other, that helped no misfits */
+    basis *known[BASES_MOST]; /* … and alone looks at these: the bases in use, the newest last */
+    int known_count;
+    struct growth *growth; /* the approximate index, where there is to be one */
 } index_tuning;
 
 /* What a version's segments keep: vectors, or as little as there can be, or less where
@@ -62,6 +68,7 @@ typedef struct index_version {
     uint64_t fingerprint; /* of all rows: equal for equal rows */
     double build_seconds; /* what reading and building this version took */
     size_t made_bytes;    /* of the segments that were made for it */
+    atomic_uint judged;   /* the finding after which all segments are judged */
     int segment_count, main_count, capacity;
     segment **segments;
     int64_t *starts;           /* the position of each segment's first slot */
@@ -69,16 +76,19 @@ typedef struct index_version {
     struct coverage *coverage; /* by an approximate index; growth.c guards it */
 } index_version;
 
+/* Take and give back a reference, from any thread; NULL is none. */
 index_version *index_retain(index_version *v);
 void index_release(index_version *v);
 
-/* After a search: do the next piece of what makes later ones faster, if there is one
-** and no other thread is at one. The first search of an index is left alone. A piece
-** takes some 20 ms, the finding of a basis more, depending on the dimension. */
-void index_improve(index_version *v);
+/* After a search: do the next piece of what makes later ones faster, if there is one and no other
+** thread is at one. The first search of an index is left alone. A piece takes some 30 ms, of as
+** many threads as `threads` allows (0: as many as the process may have), the finding of a basis
+** more, depending on the dimension. */
+void index_improve(index_version *v, int threads);
 /* Do all of these pieces now, or wait for those that another thread is at; `check` is asked
 ** between them. SQLITE_OK, SQLITE_NOMEM, or what the check returned. */
-int index_complete(index_version *v, index_check *check, void *argument, char **message);
+int index_complete(index_version *v, int threads, index_check *check, void *argument,
+                   char **message);
 /* In a child of fork(): no thread is at a piece any more. */
 void index_forget_work(index_version *v);
 
@@ -98,19 +108,19 @@ uint64_t index_row_hash(int64_t key, const row_value *values, int count, const v
 */
 typedef struct index_builder index_builder;
 
-/* `base` may be NULL. Where values are kept, the keys given to
-** index_builder_row() are ignored. */
+/* Begin without rows. `base` may be NULL. Where values are kept, the keys given to
+** index_builder_row() are ignored. SQLITE_OK, or an error with its message. */
 int index_builder_open(vector_metric metric, int dimension, int kept_values, index_version *base,
                        index_builder **out, char **message);
 
 /* Keep something else than vectors; before the first row. For versions without values. */
 void index_builder_keep(index_builder *b, index_keeping keeping);
 
-/* Whether it would now make use of a sample of all the vectors, as the metric stores
-** them, by which to keep less of them: at most basis_sample_size() of them. If it gets
-** none (NULL) it takes one from the first rows, which it has kept until now. Some tenths
-** of a second. */
-int index_builder_wants_sample(const index_builder *b);
+/* Whether it would now make use of a sample of all the vectors, as the metric stores them, by which
+** to keep less of them, if there are to be so many rows at least: at most basis_sample_size() of
+** them. If it gets none (NULL) it takes one from the first rows, which it has kept until now. Some
+** tenths of a second. */
+int index_builder_wants_sample(const index_builder *b, int64_t rows);
 int index_builder_take_sample(index_builder *b, float *sample, int count, char **message);
 
 /* Add the next row with the values to keep. `embedding` is `dimension` floats at any alignment.
@@ -121,6 +131,8 @@ int index_builder_row(index_builder *b, int64_t key, uint64_t hash, const row_va
 /* Hand over the version with one reference: `base` itself if nothing changed.
 ** `left_out` is the number of rows that were not added since they are malformed. */
 int index_builder_finish(index_builder *b, int64_t left_out, index_version **out, char **message);
+
+/* Free it, also before it is finished; NULL is none. */
 void index_builder_close(index_builder *b);
 
 /* The key of a slot: the rowid, or the number of the row where values are kept. */
@@ -149,8 +161,11 @@ index_version *index_new(vector_metric metric, int dimension, int kept_values,
 int index_append(index_version *v, segment *s, dead_slots *dead);
 int index_append_made(index_version *v, segment *s);
 uint64_t index_row_print(const index_version *v, int64_t number, uint64_t hash);
+
 /* Begin with rows of the content that the version's segments have now. */
 void index_rows_open(const index_version *v, segment_rows *rows);
+
+/* Take and give back a reference; NULL is none. */
 dead_slots *index_dead_retain(dead_slots *dead);
 void index_dead_release(dead_slots *dead);
 

@@ -23,15 +23,18 @@ void kernel_distances(const int8_t *codes, int count, int width, const int16_t *
 void kernel_products(const int8_t *codes, int count, int width, const int16_t *query,
                      int32_t *negated);
 
-/* The places of distances that are at most `limit`; returns how many. There is room for
-** `count`. */
-int kernel_places_within(const int32_t *distances, int count, int32_t limit, int64_t *places);
+/* Move the distances that are at most `limit` to the front, and write their places; returns how
+** many. There is room for `count` places. */
+int kernel_places_within(int32_t *distances, int count, int32_t limit, int64_t *places);
 
 /* The first place from `from` on with a distance of at most `limit`; `count` for none. */
 int kernel_next_within(const int32_t *distances, int from, int count, int32_t limit);
 
 /* The least of each `block` distances, and of the last, fewer ones; returns how many there are. */
 int kernel_least(const int32_t *distances, int count, int block, int32_t *least);
+
+/* How many distances are at most `limit`. */
+int kernel_count_within(const int32_t *distances, int count, int32_t limit);
 
 /* Of `count` places keep those within a limit by their distances, which move along with them;
 ** returns how many. */

@@ -10,7 +10,7 @@
 
 enum {
     TILE_QUERIES = 128,      /* rows that are compared with all others together */
-    TILES_MOST = 16,         /* in a block */
+    TILES_MOST = 16,         /* in a block: more than threads, for some take longer */
     K_MOST = 256,            /* beyond this every row is searched alone */
     SPARE = 8,               /* rows beyond k that are scored to get a radius */
     FETCHED_MOST = 16,       /* vectors that fit into the cache for a moment */
@@ -31,32 +31,29 @@ typedef struct scored_row {
     int32_t position;
 } scored_row;
 
-enum { CODES_MOST = TILE_QUERIES }; /* and no fewer than TILE_ROWS */
-_Static_assert((int)CODES_MOST >= (int)TILE_ROWS, "codes of a block fit");
-
 /* What one thread works with. */
 typedef struct workplace {
-    void *queries, *rows; /* packed */
-    int32_t *least;       /* of each query and group */
-    integer_row *first;   /* the nearest groups, and then rows */
-    int64_t *slots;       /* candidates of one segment … */
-    float *scores;        /* … and their scores */
-    int32_t *distances;   /* … and how near they may be */
-    int64_t *groups;      /* of one segment */
+    void *queries;              /* packed */
+    int8_t *codes;              /* of the queries of a tile */
+    int32_t *least;             /* of each query and group */
+    integer_row *near, *nearer; /* the nearest groups, and of their rows the nearest */
+    int64_t *slots;             /* candidates of one segment … */
+    float *scores;              /* … and their scores */
+    int32_t *distances;         /* … and how near they may be */
     scored_row *scored;
-    int8_t *codes; /* of rows of a block, or of queries of a tile */
-    int16_t *wide; /* a query's code, times KERNEL_FINER */
 } workplace;
 
 struct neighbour_tiles {
     index_version *version;
     vector_reader reader;
-    int k, threads;
+    int k, threads, held;
+    int tiles;               /* of the next block */
     int largest;             /* rows of a segment */
     int most;                /* candidates that are worth scoring */
     int width;               /* of the codes */
-    const sketch **sketches; /* of each segment, held while a block is filled; NULL for none */
-    int64_t *starts;         /* the first group of each segment */
+    const sketch **sketches; /* of each segment, held; NULL for none, … */
+    void **packed;           /* … their codes, packed … */
+    int64_t *starts;         /* … and the first group of each segment */
     int64_t groups;
     workplace *places;   /* of each thread */
     index_hit *hits;     /* k for each row of the block */
@@ -86,28 +83,26 @@ static int64_t blocks_of(int rows)
     return (rows + TILE_ROWS - 1) / TILE_ROWS;
 }
 
-/* Rows whose integer distances are looked at for the radius. */
+/* Rows that are scored for the radius, and groups where they are looked for. */
 static int first_rows(const neighbour_tiles *t)
 {
-    return (t->k + 1 + SPARE) * TILE_GROUP;
+    return t->k + 1 + SPARE;
 }
 
 static int workplace_open(const neighbour_tiles *t, workplace *w)
 {
     int64_t candidates = t->most + t->largest;
-    *w = (workplace){.queries = sqlite3_malloc64(tile_queries_bytes(TILE_QUERIES, TILE_WIDTH_MOST)),
-                     .rows = sqlite3_malloc64(tile_rows_bytes(TILE_WIDTH_MOST)),
+    *w = (workplace){.queries = sqlite3_malloc64(tile_queries_bytes(TILE_QUERIES, t->width)),
+                     .codes = room_for(TILE_QUERIES, (size_t)t->width + SKETCH_PAIR_SPARE),
                      .least = room_for(t->groups * TILE_QUERIES, sizeof *w->least),
-                     .first = room_for(first_rows(t), sizeof *w->first),
+                     .near = room_for(first_rows(t), sizeof *w->near),
+                     .nearer = room_for(first_rows(t), sizeof *w->nearer),
                      .slots = room_for(candidates + TILE_GROUP, sizeof *w->slots),
                      .scores = room_for(candidates, sizeof *w->scores),
                      .distances = room_for(candidates + TILE_GROUP, sizeof *w->distances),
-                     .groups = room_for(blocks_of(t->largest) * TILE_LANES, sizeof *w->groups),
-                     .scored = room_for(t->most + first_rows(t), sizeof *w->scored),
-                     .codes = room_for(CODES_MOST, TILE_WIDTH_MOST),
-                     .wide = room_for(TILE_WIDTH_MOST, sizeof *w->wide)};
-    return w->queries && w->rows && w->least && w->first && w->slots && w->scores && w->distances &&
-                   w->groups && w->scored && w->codes && w->wide
+                     .scored = room_for(t->most + first_rows(t), sizeof *w->scored)};
+    return w->queries && w->codes && w->least && w->near && w->nearer && w->slots && w->scores &&
+                   w->distances && w->scored
                ? SQLITE_OK
                : SQLITE_NOMEM;
 }
@@ -115,16 +110,14 @@ static int workplace_open(const neighbour_tiles *t, workplace *w)
 static void workplace_close(workplace *w)
 {
     sqlite3_free(w->queries);
-    sqlite3_free(w->rows);
+    sqlite3_free(w->codes);
     sqlite3_free(w->least);
-    sqlite3_free(w->first);
+    sqlite3_free(w->near);
+    sqlite3_free(w->nearer);
     sqlite3_free(w->slots);
     sqlite3_free(w->scores);
     sqlite3_free(w->distances);
-    sqlite3_free(w->groups);
     sqlite3_free(w->scored);
-    sqlite3_free(w->codes);
-    sqlite3_free(w->wide);
 }
 
 static void measure(neighbour_tiles *t)
@@ -141,14 +134,70 @@ static void measure(neighbour_tiles *t)
         t->most = CANDIDATES_LEAST;
 }
 
+/* Rows of the largest block. */
 static int64_t rows_of_block(const neighbour_tiles *t)
 {
-    int tiles = t->threads < TILES_MOST ? t->threads : TILES_MOST;
-    return (int64_t)tiles * TILE_QUERIES;
+    return (int64_t)(t->threads > 1 ? TILES_MOST : 1) * TILE_QUERIES;
+}
+
+/* Hold the sketches of one basis. Returns whether enough rows have one. */
+static int hold_sketches(neighbour_tiles *t)
+{
+    const index_version *v = t->version;
+    const basis *common = NULL;
+    int64_t plain = 0;
+    for (int s = 0; s < v->segment_count; s++) {
+        const sketch *own = segment_hold_sketch(v->segments[s]);
+        common = own && !common ? sketch_basis(own) : common;
+        t->sketches[s] = own && sketch_basis(own) == common ? own : NULL;
+        if (t->sketches[s])
+            t->width = sketch_pair_width(own);
+        else
+            plain += segment_count(v->segments[s]);
+    }
+    t->held = 1;
+    return common && plain <= PLAIN_ROWS_MOST && plain < v->rows / 8 &&
+           t->width <= TILE_WIDTH_MOST && t->width % 4 == 0;
+}
+
+/* Pack the codes of a segment, block after block. */
+static int pack_segment(neighbour_tiles *t, int s)
+{
+    const sketch *own = t->sketches[s];
+    const uint8_t *outliers = sketch_outliers(own);
+    int rows = segment_count(t->version->segments[s]);
+    int8_t *codes = room_for(TILE_ROWS, (size_t)t->width + SKETCH_PAIR_SPARE);
+    t->packed[s] = sqlite3_malloc64((size_t)blocks_of(rows) * tile_rows_bytes(t->width) + 1);
+    int rc = codes && t->packed[s] ? SQLITE_OK : SQLITE_NOMEM;
+    char *packed = t->packed[s];
+    for (int begin = 0; rc == SQLITE_OK && begin < rows; begin += TILE_ROWS) {
+        int n = rows - begin < TILE_ROWS ? rows - begin : TILE_ROWS;
+        sketch_pair_codes(own, NULL, begin, n, codes);
+        tile_pack_rows(codes, n, t->width, outliers ? outliers + begin : NULL, packed);
+        packed += tile_rows_bytes(t->width);
+    }
+    sqlite3_free(codes);
+    return rc;
+}
+
+/* Pack all codes, and make room for threads. */
+static int make_ready(neighbour_tiles *t, char **message)
+{
+    int rc = SQLITE_OK;
+    measure(t);
+    for (int s = 0; rc == SQLITE_OK && s < t->version->segment_count; s++) {
+        if (t->sketches[s])
+            rc = pack_segment(t, s);
+        if (rc == SQLITE_OK && t->reader.check)
+            rc = t->reader.check(t->reader.argument, message);
+    }
+    for (int i = 0; rc == SQLITE_OK && i < t->threads; i++)
+        rc = workplace_open(t, &t->places[i]);
+    return rc;
 }
 
 int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
-                         neighbour_tiles **out)
+                         neighbour_tiles **out, char **message)
 {
     *out = NULL;
     if (k < 1 || k > K_MOST || k >= v->rows || v->slots > INT32_MAX || !segments_have_vectors(v) ||
@@ -162,20 +211,24 @@ int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reade
     t->reader = *reader;
     t->k = (int)k;
     t->threads = reader->threads > 1 ? reader->threads : 1;
+    t->tiles = t->threads < TILES_MOST ? t->threads : TILES_MOST;
     t->sketches = room_for(v->segment_count, sizeof *t->sketches);
+    t->packed = room_for(v->segment_count, sizeof *t->packed);
     t->starts = room_for(v->segment_count, sizeof *t->starts);
     t->places = room_for(t->threads, sizeof *t->places);
     t->hits = room_for(rows_of_block(t) * k, sizeof *t->hits);
     t->answered = room_for(rows_of_block(t), sizeof *t->answered);
-    int rc =
-        t->sketches && t->starts && t->places && t->hits && t->answered ? SQLITE_OK : SQLITE_NOMEM;
+    int rc = t->sketches && t->packed && t->starts && t->places && t->hits && t->answered
+                 ? SQLITE_OK
+                 : SQLITE_NOMEM;
+    if (t->packed)
+        memset(t->packed, 0, ((size_t)v->segment_count + 1) * sizeof *t->packed);
     if (t->places)
         memset(t->places, 0, ((size_t)t->threads + 1) * sizeof *t->places);
-    if (rc == SQLITE_OK)
-        measure(t);
-    for (int i = 0; rc == SQLITE_OK && i < t->threads; i++)
-        rc = workplace_open(t, &t->places[i]);
-    if (rc == SQLITE_OK)
+    int pays = rc == SQLITE_OK && hold_sketches(t);
+    if (pays)
+        rc = make_ready(t, message);
+    if (rc == SQLITE_OK && pays)
         *out = t;
     else
         neighbour_tiles_close(t);
@@ -188,7 +241,14 @@ void neighbour_tiles_close(neighbour_tiles *t)
         return;
     for (int i = 0; t->places && i < t->threads; i++)
         workplace_close(&t->places[i]);
+    for (int s = 0; s < t->version->segment_count; s++) {
+        if (t->held)
+            segment_let_go_sketch(t->version->segments[s]);
+        if (t->packed)
+            sqlite3_free(t->packed[s]);
+    }
     sqlite3_free(t->sketches);
+    sqlite3_free(t->packed);
     sqlite3_free(t->starts);
     sqlite3_free(t->places);
     sqlite3_free(t->hits);
@@ -216,26 +276,15 @@ static int compare(const neighbour_tiles *t, workplace *w, int count, int thread
 {
     const index_version *v = t->version;
     for (int s = 0; s < v->segment_count; s++) {
-        const sketch *own = t->sketches[s];
-        int rows = segment_count(v->segments[s]);
-        for (int begin = 0; own && begin < rows; begin += TILE_ROWS) {
-            const uint8_t *outliers = sketch_outliers(own);
-            int n = rows - begin < TILE_ROWS ? rows - begin : TILE_ROWS;
-            sketch_pair_codes(own, NULL, begin, n, w->codes);
-            tile_pack_rows(w->codes, n, t->width, outliers ? outliers + begin : NULL, w->rows);
-            tile_least(w->queries, count, w->rows, t->width,
-                       w->least + t->starts[s] + begin / TILE_GROUP, (size_t)t->groups);
-        }
+        int64_t blocks = t->sketches[s] ? blocks_of(segment_count(v->segments[s])) : 0;
+        const char *packed = t->packed[s];
+        for (int64_t i = 0; i < blocks; i++)
+            tile_least(w->queries, count, packed + (size_t)i * tile_rows_bytes(t->width), t->width,
+                       w->least + t->starts[s] + i * TILE_LANES, (size_t)t->groups);
         if (workers_should_stop(task, thread))
             return 0;
     }
     return 1;
-}
-
-/* The i-th row of a group, as a slot of its segment. */
-static int slot_of(int64_t group, int i)
-{
-    return (int)(group / TILE_LANES * TILE_ROWS + i * TILE_LANES + group % TILE_LANES);
 }
 
 /* Put a row in the place of the one with the largest distance, which is on top of the heap. */
@@ -252,13 +301,28 @@ static void replace_first(integer_row *heap, int count, integer_row row)
     heap[i] = row;
 }
 
+static void empty(integer_row *heap, int most)
+{
+    for (int i = 0; i < most; i++)
+        heap[i] = (integer_row){TILE_FAR, -1};
+}
+
+/* Move what is in a heap to its beginning; returns how many. */
+static int close_ranks(integer_row *heap, int most)
+{
+    int count = 0;
+    for (int i = 0; i < most; i++) {
+        if (heap[i].row >= 0)
+            heap[count++] = heap[i];
+    }
+    return count;
+}
+
 /* The `most` groups whose nearest rows are nearest, in no order. Returns how many there are. */
 static int find_groups(const neighbour_tiles *t, const int32_t *least, integer_row *heap, int most)
 {
     const index_version *v = t->version;
-    int count = 0;
-    for (int i = 0; i < most; i++)
-        heap[i] = (integer_row){TILE_FAR, -1};
+    empty(heap, most);
     for (int s = 0; s < v->segment_count; s++) {
         int n = t->sketches[s] ? (int)blocks_of(segment_count(v->segments[s])) * TILE_LANES : 0;
         const int32_t *own = least + t->starts[s];
@@ -269,19 +333,7 @@ static int find_groups(const neighbour_tiles *t, const int32_t *least, integer_r
             replace_first(heap, most, (integer_row){own[at], (int32_t)(t->starts[s] + at)});
         }
     }
-    for (int i = 0; i < most; i++) {
-        if (heap[i].row >= 0)
-            heap[count++] = heap[i];
-    }
-    return count;
-}
-
-static int compare_integer_rows(const void *left, const void *right)
-{
-    const integer_row *a = left, *b = right;
-    if (a->distance != b->distance)
-        return a->distance < b->distance ? -1 : 1;
-    return a->row - b->row;
+    return close_ranks(heap, most);
 }
 
 /* The segment that a group belongs to. */
@@ -298,32 +350,42 @@ static int segment_of(const neighbour_tiles *t, int32_t group)
     return low;
 }
 
-/* The nearest rows of the nearest groups, by integer distances, nearest first: positions in
-** w->first. Returns how many. */
-static int find_first(const neighbour_tiles *t, workplace *w, const int32_t *least)
+/* The slots of a group that have a code; returns how many. */
+static int list_group(const neighbour_tiles *t, int s, int64_t group, int64_t *slots)
 {
-    const index_version *v = t->version;
-    int most = t->k + 1 + SPARE, count = 0;
-    /* The groups stand at the end of the room, the rows are written from its beginning. */
-    integer_row *heap = w->first + first_rows(t) - most;
-    int groups = find_groups(t, least, heap, most);
+    const uint8_t *outliers = sketch_outliers(t->sketches[s]);
+    int64_t begin = group * TILE_GROUP, rows = segment_count(t->version->segments[s]);
+    int count = 0;
+    for (int64_t slot = begin; slot < begin + TILE_GROUP && slot < rows; slot++) {
+        slots[count] = slot;
+        count += !(outliers && outliers[slot]);
+    }
+    return count;
+}
+
+/* The nearest rows of the nearest groups, by integer distances of all lines: positions in
+** w->nearer, in no order. Returns how many. */
+static int find_first(const neighbour_tiles *t, workplace *w, const int32_t *least,
+                      const query_sketch *query)
+{
+    int most = first_rows(t), groups = find_groups(t, least, w->near, most);
+    empty(w->nearer, most);
     for (int i = 0; i < groups; i++) {
-        integer_row group = heap[i];
-        int s = segment_of(t, group.row);
+        int s = segment_of(t, w->near[i].row);
         const sketch *own = t->sketches[s];
-        for (int j = 0; j < TILE_GROUP; j++) {
-            int slot = slot_of(group.row - t->starts[s], j);
-            if (slot >= segment_count(v->segments[s]) ||
-                (sketch_outliers(own) && sketch_outliers(own)[slot]))
-                continue;
-            integer_row *row = &w->first[count++];
-            sketch_pair_codes(own, NULL, slot, 1, w->codes);
-            kernel_distances(w->codes, 1, t->width, w->wide, &row->distance);
-            row->row = (int32_t)(v->starts[s] + slot);
+        int64_t slots[TILE_GROUP];
+        int32_t distances[TILE_GROUP];
+        int count = list_group(t, s, w->near[i].row - t->starts[s], slots);
+        sketch_distances_at(own, query, slots, count, distances);
+        for (int line = 1; line < sketch_lines(own); line++)
+            sketch_go_on(own, query, line, INFINITY, slots, distances, count);
+        for (int j = 0; j < count; j++) {
+            integer_row row = {distances[j], (int32_t)(t->version->starts[s] + slots[j])};
+            if (row.distance < w->nearer[0].distance)
+                replace_first(w->nearer, most, row);
         }
     }
-    qsort(w->first, (size_t)count, sizeof *w->first, compare_integer_rows);
-    return count < most ? count : most;
+    return close_ranks(w->nearer, most);
 }
 
 /* ---- scores ---- */
@@ -374,24 +436,54 @@ static int score(const neighbour_tiles *t, workplace *w, int64_t query, int s, i
     return rc;
 }
 
-/* Score the first `count` rows of w->first, and find the k-th rank of them: infinite, or NaN,
-** where that is no radius. */
-static int find_rank(const neighbour_tiles *t, workplace *w, int64_t query, int count, float *rank)
+/* A row whose neighbours are looked for, and how near they must be. */
+typedef struct asked_row {
+    int64_t position;
+    const sketch *of;     /* its segment's */
+    const int32_t *least; /* distances of the groups to it */
+    query_sketch *row;    /* its own code … */
+    query_sketch *query;  /* … and, for inner products, its vector as a query */
+    double norm;
+    float rank;
+    int first_count; /* rows of w->nearer, which were scored for it */
+} asked_row;
+
+/* Score the rows of w->nearer, and find the k-th rank of them: infinite, or NaN, where that is no
+** radius. Those within it are in w->scored: *scored of them. */
+static int find_rank(const neighbour_tiles *t, workplace *w, asked_row *asked, int *scored)
 {
     const index_version *v = t->version;
-    int scored = 0, rc = SQLITE_OK;
-    qsort(w->first, (size_t)count, sizeof *w->first, compare_positions);
+    int all = 0, count = asked->first_count, rc = SQLITE_OK;
+    qsort(w->nearer, (size_t)count, sizeof *w->nearer, compare_positions);
     for (int next = 0; rc == SQLITE_OK && next < count;) {
         int s, slot, n = 0;
-        index_locate(v, w->first[next].row, &s, &slot);
+        index_locate(v, w->nearer[next].row, &s, &slot);
         int64_t end = v->starts[s] + segment_count(v->segments[s]);
-        for (; next < count && w->first[next].row < end; next++)
-            w->slots[n++] = w->first[next].row - v->starts[s];
-        rc = score(t, w, query, s, n, INFINITY, &scored);
+        for (; next < count && w->nearer[next].row < end; next++)
+            w->slots[n++] = w->nearer[next].row - v->starts[s];
+        rc = score(t, w, asked->position, s, n, INFINITY, &all);
     }
-    qsort(w->scored, (size_t)scored, sizeof *w->scored, compare_scored_rows);
-    *rank = scored >= t->k ? w->scored[t->k - 1].rank : INFINITY;
+    qsort(w->scored, (size_t)all, sizeof *w->scored, compare_scored_rows);
+    asked->rank = all >= t->k ? w->scored[t->k - 1].rank : INFINITY;
+    for (*scored = all; *scored > 0 && w->scored[*scored - 1].rank > asked->rank;)
+        --*scored;
     return rc;
+}
+
+/* Of `count` of w->slots of a segment leave out those scored already; returns how many are
+** left. */
+static int leave_out_scored(const neighbour_tiles *t, workplace *w, const asked_row *asked, int s,
+                            int count)
+{
+    int left = 0;
+    for (int i = 0; i < count; i++) {
+        integer_row row = {.row = (int32_t)(t->version->starts[s] + w->slots[i])};
+        int known = bsearch(&row, w->nearer, (size_t)asked->first_count, sizeof row,
+                            compare_positions) != NULL;
+        w->slots[left] = w->slots[i];
+        left += !known;
+    }
+    return left;
 }
 
 /* Of the first `count` of w->slots keep those that may be within a bound, going on from line to
@@ -406,16 +498,6 @@ static int keep_within(workplace *w, const sketch *own, const query_sketch *quer
     return count;
 }
 
-/* A row whose neighbours are looked for, and how near they must be. */
-typedef struct asked_row {
-    int64_t position;
-    const sketch *of;     /* its segment's */
-    const int32_t *least; /* distances of the groups to it */
-    query_sketch *query;  /* the same row, rounded less */
-    double norm;
-    float rank;
-} asked_row;
-
 /* The slots of a segment with a sketch that may be as near as the rank, in w->slots. Returns
 ** how many. */
 static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const asked_row *asked)
@@ -425,19 +507,18 @@ static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const 
     float worst = metric == METRIC_KIND_L2 ? asked->rank : -asked->rank;
     const uint8_t *outliers = sketch_outliers(own);
     int rows = segment_count(t->version->segments[s]), count = 0;
-    int32_t limit =
-        sketch_pair_limit(own, asked->of, sketch_row_bound(own, metric, asked->norm, worst));
-    int groups =
-        kernel_places_within(asked->least + t->starts[s], (int)blocks_of(rows) * TILE_LANES,
-                             limit / (KERNEL_FINER * KERNEL_FINER), w->groups);
-    for (int i = 0; i < groups; i++) {
-        for (int j = 0; j < TILE_GROUP; j++) {
-            int slot = slot_of(w->groups[i], j);
-            w->slots[count] = slot;
-            count += slot < rows && !(outliers && outliers[slot]);
-        }
-    }
-    count = keep_within(w, own, asked->query, sketch_bound(own, asked->query, worst), count);
+    double bound = sketch_row_bound(own, metric, asked->norm, worst);
+    int32_t limit = sketch_pair_limit(own, asked->of, bound);
+    int groups = (int)blocks_of(rows) * TILE_LANES;
+    const int32_t *least = asked->least + t->starts[s];
+    limit /= KERNEL_FINER * KERNEL_FINER;
+    for (int at = kernel_next_within(least, 0, groups, limit); at < groups;
+         at = kernel_next_within(least, at + 1, groups, limit))
+        count += list_group(t, s, at, w->slots + count);
+    if (asked->query)
+        count = keep_within(w, own, asked->query, sketch_bound(own, asked->query, worst), count);
+    else
+        count = keep_within(w, own, asked->row, bound, count);
     for (int slot = 0; outliers && slot < rows; slot++) {
         w->slots[count] = slot;
         count += outliers[slot];
@@ -462,8 +543,8 @@ static double norm_of(const float *x, int dimension)
     return sqrt(sum) * (1 + 1e-9);
 }
 
-/* Score the rows that may be as near as the rank, into w->scored: *scored of them. Returns a
-** result code; SQLITE_DONE where there are too many. */
+/* Score the other rows that may be as near as the rank, into w->scored: *scored with those that
+** are there. Returns a result code; SQLITE_DONE where there are too many. */
 static int score_candidates(const neighbour_tiles *t, workplace *w, const asked_row *asked,
                             int *scored)
 {
@@ -475,9 +556,47 @@ static int score_candidates(const neighbour_tiles *t, workplace *w, const asked_
         candidates += n;
         if (candidates > t->most)
             return SQLITE_DONE;
+        n = leave_out_scored(t, w, asked, s, n);
         if (n)
             rc = score(t, w, asked->position, s, n, asked->rank, scored);
     }
+    return rc;
+}
+
+/* Write the nearest k of the rows scored. */
+static void write_hits(const neighbour_tiles *t, workplace *w, int scored, index_hit *hits)
+{
+    const index_version *v = t->version;
+    qsort(w->scored, (size_t)scored, sizeof *w->scored, compare_scored_rows);
+    for (int i = 0; i < t->k; i++) {
+        hits[i] = index_row(v, w->scored[i].position);
+        hits[i].score = v->metric == METRIC_KIND_L2 ? w->scored[i].rank : -w->scored[i].rank;
+    }
+}
+
+/* Find the radius of a row, and score what may be within it: *scored of them, 0 where it must be
+** searched alone. */
+static int look_around(neighbour_tiles *t, workplace *w, asked_row *asked, int *scored)
+{
+    const index_version *v = t->version;
+    int s, slot;
+    index_locate(v, asked->position, &s, &slot);
+    const float *x = segment_vector(v->segments[s], slot);
+    asked->of = t->sketches[s];
+    asked->norm = norm_of(x, v->dimension);
+    int rc = query_sketch_of_row(asked->of, slot, &asked->row);
+    if (rc == SQLITE_OK && v->metric == METRIC_KIND_IP)
+        rc = query_sketch_new(sketch_basis(asked->of), v->metric, x, &asked->query);
+    if (rc == SQLITE_OK) {
+        asked->first_count = find_first(t, w, asked->least, asked->row);
+        rc = find_rank(t, w, asked, scored);
+    }
+    if (rc == SQLITE_OK && !isfinite(asked->rank))
+        *scored = 0;
+    else if (rc == SQLITE_OK)
+        rc = score_candidates(t, w, asked, scored);
+    query_sketch_free(asked->row);
+    query_sketch_free(asked->query);
     return rc;
 }
 
@@ -486,33 +605,15 @@ static int score_candidates(const neighbour_tiles *t, workplace *w, const asked_
 static int answer(neighbour_tiles *t, workplace *w, int64_t position, const int32_t *least,
                   index_hit *hits, char *answered)
 {
-    const index_version *v = t->version;
-    const int8_t *code = code_of(t, position, w->codes);
-    int s, slot, scored = 0;
-    index_locate(v, position, &s, &slot);
-    asked_row asked = {.position = position, .of = t->sketches[s], .least = least};
-    for (int i = 0; i < t->width; i++)
-        w->wide[i] = (int16_t)(code[i] * KERNEL_FINER);
-    int rc = find_rank(t, w, position, find_first(t, w, least), &asked.rank);
-    if (rc != SQLITE_OK || !isfinite(asked.rank))
-        return rc;
-    const float *x = segment_vector(v->segments[s], slot);
-    asked.norm = norm_of(x, v->dimension);
-    rc = query_sketch_new(sketch_basis(asked.of), v->metric, x, &asked.query);
-    if (rc == SQLITE_OK)
-        rc = score_candidates(t, w, &asked, &scored);
-    query_sketch_free(asked.query);
+    asked_row asked = {.position = position, .least = least};
+    int scored = 0, rc = look_around(t, w, &asked, &scored);
     if (rc == SQLITE_DONE) {
         atomic_fetch_add(&t->futile, 1);
         return SQLITE_OK;
     }
     if (rc != SQLITE_OK || scored < t->k)
         return rc;
-    qsort(w->scored, (size_t)scored, sizeof *w->scored, compare_scored_rows);
-    for (int i = 0; i < t->k; i++) {
-        hits[i] = index_row(v, w->scored[i].position);
-        hits[i].score = v->metric == METRIC_KIND_L2 ? w->scored[i].rank : -w->scored[i].rank;
-    }
+    write_hits(t, w, scored, hits);
     *answered = 1;
     return SQLITE_OK;
 }
@@ -528,7 +629,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
     int64_t begin = (int64_t)part * TILE_QUERIES, queries[TILE_QUERIES];
     int count = 0, rc = SQLITE_OK;
     for (int64_t i = begin; i < begin + TILE_QUERIES && i < t->rows; i++) {
-        const int8_t *code = code_of(t, t->first + i, w->codes + (size_t)count * TILE_WIDTH_MOST);
+        const int8_t *code = code_of(t, t->first + i, w->codes + (size_t)count * (size_t)t->width);
         if (!code)
             continue;
         codes[count] = code;
@@ -547,46 +648,24 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
         atomic_store(&t->failure, rc);
 }
 
-/* Hold the sketches of one basis. Returns whether enough rows have one. */
-static int hold_sketches(neighbour_tiles *t)
-{
-    const index_version *v = t->version;
-    const basis *common = NULL;
-    int64_t plain = 0;
-    for (int s = 0; s < v->segment_count; s++) {
-        const sketch *own = segment_hold_sketch(v->segments[s]);
-        common = own && !common ? sketch_basis(own) : common;
-        t->sketches[s] = own && sketch_basis(own) == common ? own : NULL;
-        if (t->sketches[s])
-            t->width = sketch_pair_width(own);
-        else
-            plain += segment_count(v->segments[s]);
-    }
-    return common && plain <= PLAIN_ROWS_MOST && plain < v->rows / 8 &&
-           t->width <= TILE_WIDTH_MOST && t->width % 4 == 0;
-}
-
 int neighbour_tiles_fill(neighbour_tiles *t, int64_t first, int64_t *rows, char **message)
 {
     const index_version *v = t->version;
-    int64_t most = rows_of_block(t);
+    int64_t most = (int64_t)t->tiles * TILE_QUERIES;
+    if (t->threads > 1 && t->tiles < TILES_MOST) /* where few rows are read, few are answered */
+        t->tiles = 2 * t->tiles < TILES_MOST ? 2 * t->tiles : TILES_MOST;
     t->first = first;
     t->rows = v->rows - first < most ? v->rows - first : most;
     memset(t->answered, 0, (size_t)t->rows);
     atomic_store(&t->futile, 0);
     atomic_store(&t->failure, SQLITE_OK);
-    int pays = hold_sketches(t), rc = SQLITE_OK;
-    if (pays) {
-        int parts = (int)((t->rows + TILE_QUERIES - 1) / TILE_QUERIES);
-        unsigned entered = workers_enter();
-        rc = workers_run(t->threads, parts, fill_tile, t, &t->reader, message);
-        workers_leave(entered);
-    }
-    for (int s = 0; s < v->segment_count; s++)
-        segment_let_go_sketch(v->segments[s]);
+    int parts = (int)((t->rows + TILE_QUERIES - 1) / TILE_QUERIES);
+    unsigned entered = workers_enter();
+    int rc = workers_run(t->threads, parts, fill_tile, t, &t->reader, message);
+    workers_leave(entered);
     if (rc == SQLITE_OK)
         rc = atomic_load(&t->failure);
-    pays = pays && atomic_load(&t->futile) <= t->rows / FUTILE_SHARE;
+    int pays = atomic_load(&t->futile) <= t->rows / FUTILE_SHARE;
     *rows = rc == SQLITE_OK && pays ? t->rows : 0;
     return rc;
 }

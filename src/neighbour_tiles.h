@@ -14,14 +14,17 @@
 
 typedef struct neighbour_tiles neighbour_tiles;
 
-/* Make room for the k nearest others of blocks of rows of a version, which is borrowed.
-** *out is NULL where sketches cannot help: where vectors are not in memory, or beyond some k. SQLITE_OK or SQLITE_NOMEM. */
+/* Make room for the k nearest others of blocks of rows of a version, which is borrowed. Packs the
+** codes of all rows, up to 256 bytes of each, or twice as many without AVX-512 VNNI, and makes room
+** for 64 bytes of each row for each thread that the reader allows. *out is NULL where sketches
+** cannot help: where vectors are not in memory, too few segments have one, or beyond some k.
+** SQLITE_OK, SQLITE_NOMEM or what the reader's check said, with its message. */
 int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
-                         neighbour_tiles **out);
+                         neighbour_tiles **out, char **message);
 void neighbour_tiles_close(neighbour_tiles *t);
 
-/* Find the neighbours of the rows from this position on: *rows of them, or 0 where too few
-** segments have sketches now, or it does not pay for these rows. */
+/* Find the neighbours of the rows from this position on: *rows of them, or 0 where it does not
+** pay for these rows. */
 int neighbour_tiles_fill(neighbour_tiles *t, int64_t first, int64_t *rows, char **message);
 
 /* The neighbours of the i-th of them, k hits nearest first; NULL where it must be searched

@@ -1,5 +1,5 @@
 /*
-** The plan of one query on a faiss table: made in xBestIndex from the
+** The plan of one query on a faiss table: made in xBestIndex (best_index.h) from the
 ** constraints that SQLite offers, carried in idxNum and idxStr, read back in
 ** xFilter. This file alone writes and reads that text.
 **
@@ -26,6 +26,7 @@
 #ifndef PLAN_H
 #define PLAN_H
 
+#include "factory.h"
 #include "vector.h"
 
 typedef enum plan_kind { PLAN_SCAN, PLAN_LOOKUP, PLAN_KNN, PLAN_STREAM, PLAN_POINT } plan_kind;
@@ -42,7 +43,7 @@ typedef enum plan_value {
     PLAN_LIMIT,
     PLAN_OFFSET
 } plan_value;
-enum { PLAN_VALUES = 9, PLAN_EFFORTS = 3 };
+enum { PLAN_VALUES = 9 };
 
 /* How a constraint compares; the order is that of its SQL texts in plan.c. */
 typedef enum plan_operator {
@@ -72,6 +73,8 @@ typedef struct plan_term {
     int at;                /* which of xFilter's values, -1 for the null tests */
     const char *collation; /* to compare with, NULL for the source column's own */
 } plan_term;
+
+enum { PLAN_TERMS_MOST = 32 };
 
 typedef struct plan {
     plan_kind kind;
@@ -118,17 +121,21 @@ typedef struct plan_table {
     plan_offer offer; /* the last one to xBestIndex that was not for a side of an OR */
 } plan_table;
 
-/* Fill in everything that xBestIndex answers. SQLITE_OK, SQLITE_CONSTRAINT where
-** a value that is needed cannot be had in this order of joins, SQLITE_NOMEM, or
-** SQLITE_ERROR with a message. */
-int plan_best_index(plan_table *t, sqlite3_index_info *info, char **message);
+/* The name of a value, as a user knows it: "k". Static. */
+const char *plan_value_name(plan_value value);
 
-/* A statement runs: what SQLite offered for it says nothing about the next one. */
-void plan_forget_offer(plan_table *t);
+/* What a term is on, by its name in the table: "lang". */
+const char *plan_term_name(const plan_table *t, int on);
+
+/* Write a plan, whose values and terms are numbered in the order of the text; their numbers are not
+** written, only which there are. NULL when memory is short; the caller, or SQLite, frees it. */
+char *plan_encode(const plan_table *t, const plan *p);
 
 /* Read a plan back; `count` is the number of values. SQLITE_NOMEM, or
-** SQLITE_CORRUPT where the text is none of ours; *out is then empty. */
+** SQLITE_CORRUPT where the text is none of ours; *out is then empty. Else plan_clear() it. */
 int plan_decode(const plan_table *t, int number, const char *text, int count, plan *out);
+
+/* Free what plan_decode() has made. */
 void plan_clear(plan *p);
 
 #endif

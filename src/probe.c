@@ -156,9 +156,10 @@ static int add_slots(const probe *p, int s, const int64_t *slots, int count, flo
         scores ? segment_scores(v->segments[s], &p->reader, p->query, slots, count, scores, message)
                : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < count; i++) {
+        if (walk_rank_of(v->metric, scores[i]) > worst)
+            continue;
         index_hit hit = {scores[i], s, (int)slots[i], index_key(v, s, (int)slots[i])};
-        if (walk_rank_of(v->metric, hit.score) <= worst)
-            rc = hits_add(to, &hit);
+        rc = hits_add(to, &hit);
     }
     sqlite3_free(scores);
     return rc;
@@ -169,12 +170,13 @@ static int list_missing(const probe *p, int s, int64_t *slots)
 {
     const index_version *v = p->version;
     const cover *of = p->coverage->covers[s];
+    const int are_all = !v->dead[s] && !p->hits.count && !p->set.bits; /* as a rule */
     int count = 0;
     for (int i = 0; i < of->missing_count; i++) {
         int slot = of->missing[i];
-        if (!index_is_dead(v, s, slot) && !is_given(p, s, slot) &&
-            (!p->set.bits || row_set_has(&p->set, v->starts[s] + slot)))
-            slots[count++] = slot;
+        slots[count] = slot;
+        count += are_all || (!index_is_dead(v, s, slot) && !is_given(p, s, slot) &&
+                             (!p->set.bits || row_set_has(&p->set, v->starts[s] + slot)));
     }
     return count;
 }
@@ -209,7 +211,7 @@ static int are_enough(const probe *p, int64_t found, int64_t wanted)
 static int search_index(const probe *p, int64_t wanted, int64_t *places, float *scores,
                         int64_t room, int64_t *found, char **message)
 {
-    const approximate *a = p->coverage->of;
+    approximate *a = p->coverage->of;
     double one_in = (double)approximate_count(a) / (double)(p->places ? p->places : 1);
     search_effort effort = p->effort;
     int64_t k = wanted;

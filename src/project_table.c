@@ -2,11 +2,10 @@
 
 #include <string.h>
 
+#include "all_rows.h"
 #include "function_table.h"
 #include "message.h"
 #include "projection.h"
-#include "published.h"
-#include "snapshot.h"
 #include "table.h"
 
 enum {
@@ -22,15 +21,21 @@ enum {
 static const char columns[] =
     "CREATE TABLE x(id, x REAL, y REAL, z REAL, database HIDDEN BLOB, \"table\" HIDDEN BLOB, "
     "dimensions HIDDEN BLOB, coordinates HIDDEN BLOB)";
-enum { ARGUMENTS = 3, REQUIRED = 3 /* bits */, ROWS_GUESSED = 100000, DEFAULT_DIMENSIONS = 2 };
-enum { ROWS_AT_ONCE = 256 };
-static const double COST = 1e8, NO_RESORT = 1e18;
+enum { DEFAULT_DIMENSIONS = 2, ROWS_AT_ONCE = 256 };
+
+enum { DATABASE, TABLE, DIMENSIONS, ARGUMENTS };
+static const int argument_columns[ARGUMENTS] = {COLUMN_DATABASE, COLUMN_TABLE, COLUMN_DIMENSIONS};
+static const function_arguments arguments = {.call =
+                                                 "faiss_project(database, table [, dimensions])",
+                                             .columns = argument_columns,
+                                             .count = ARGUMENTS,
+                                             .needed = 1 << DATABASE | 1 << TABLE,
+                                             .cost = 1e8,
+                                             .rows = 100000};
 
 typedef struct project_cursor {
     sqlite3_vtab_cursor base;
-    definition definition;
-    snapshot snapshot;        /* of a source of this connection … */
-    published_rows published; /* … or what another one publishes */
+    all_rows all;
     projection *projection;
     int dimensions;
     int64_t row, rows;  /* the row at hand, by number; all rows */
@@ -47,52 +52,22 @@ static int project_connect(sqlite3 *db, void *aux, int argc, const char *const *
     return function_table_connect(db, aux, columns, out, message);
 }
 
-/* idxNum says which arguments there are, a bit for each; their values come in order. */
 static int project_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 {
     (void)base;
-    int at[ARGUMENTS] = {-1, -1, -1}, found = 0, place = 0;
-    for (int i = 0; i < info->nConstraint; i++) {
-        const struct sqlite3_index_constraint *c = &info->aConstraint[i];
-        int argument = c->iColumn - COLUMN_DATABASE;
-        if (argument < 0 || argument >= ARGUMENTS || c->op != SQLITE_INDEX_CONSTRAINT_EQ)
-            continue;
-        if (!c->usable)
-            return SQLITE_CONSTRAINT;
-        if (at[argument] < 0) /* given twice: SQLite compares the second one */
-            at[argument] = i;
-    }
-    for (int argument = 0; argument < ARGUMENTS; argument++) {
-        if (at[argument] < 0)
-            continue;
-        found |= 1 << argument;
-        info->aConstraintUsage[at[argument]].argvIndex = ++place;
-        info->aConstraintUsage[at[argument]].omit = 1;
-    }
-    info->idxNum = found;
-    info->estimatedRows = ROWS_GUESSED;
-    /* Where SQLite plans without the arguments, as for the side of an OR, it must not. */
-    info->estimatedCost = (found & REQUIRED) == REQUIRED ? COST : NO_RESORT;
-    return SQLITE_OK;
+    return function_table_plan(&arguments, info);
 }
 
 static int project_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
 {
     (void)base;
-    project_cursor *c = sqlite3_malloc64(sizeof *c);
-    if (!c)
-        return SQLITE_NOMEM;
-    memset(c, 0, sizeof *c);
-    *out = &c->base;
-    return SQLITE_OK;
+    return function_table_open(sizeof(project_cursor), out);
 }
 
 static void forget(project_cursor *c)
 {
     projection_free(c->projection);
-    snapshot_close(&c->snapshot);
-    published_rows_close(&c->published);
-    definition_clear(&c->definition);
+    all_rows_close(&c->all);
     sqlite3_free(c->coordinates);
     sqlite3_vtab_cursor base = c->base;
     *c = (project_cursor){.base = base};
@@ -111,18 +86,12 @@ static int project_eof(sqlite3_vtab_cursor *base)
     return c->row >= c->rows;
 }
 
-/* The snapshot whose version is projected. */
-static snapshot *snapshot_of(project_cursor *c)
-{
-    return c->definition.through ? &c->published.detached : &c->snapshot;
-}
-
 /* Have the coordinates of the row at hand. */
 static int fill(project_cursor *c, char **message)
 {
     if (c->row >= c->rows || c->row < c->first + c->count)
         return SQLITE_OK;
-    snapshot *s = snapshot_of(c);
+    snapshot *s = all_rows_snapshot(&c->all);
     vector_reader reader = vector_reader_of(s);
     int64_t left = c->rows - c->row;
     c->first = c->row;
@@ -162,9 +131,9 @@ static int dimensions_from_value(sqlite3_value *value, int *dimensions, char **m
 }
 
 /* Find the axes of the version. */
-static int begin_projection(project_cursor *c, char **message)
+static int begin_projection(void *cursor, snapshot *s, char **message)
 {
-    snapshot *s = snapshot_of(c);
+    project_cursor *c = cursor;
     const index_version *v = s->version;
     vector_reader reader = vector_reader_of(s);
     if (v->rows == 0)
@@ -173,11 +142,12 @@ static int begin_projection(project_cursor *c, char **message)
         return set_message(message,
                            sqlite3_mprintf("faiss_project: %s.%s has vectors of %d dimensions, "
                                            "which cannot be projected to %d",
-                                           c->definition.schema, c->definition.table, v->dimension,
-                                           c->dimensions));
+                                           c->all.definition.schema, c->all.definition.table,
+                                           v->dimension, c->dimensions));
     }
     size_t bytes = ROWS_AT_ONCE * (size_t)c->dimensions * sizeof *c->coordinates;
-    c->coordinates = sqlite3_malloc64(bytes);
+    if (!c->coordinates)
+        c->coordinates = sqlite3_malloc64(bytes);
     if (!c->coordinates)
         return SQLITE_NOMEM;
     int rc = projection_new(v, &reader, c->dimensions, &c->projection, message);
@@ -185,54 +155,33 @@ static int begin_projection(project_cursor *c, char **message)
     return rc == SQLITE_OK ? fill(c, message) : rc;
 }
 
-static int begin_own(project_cursor *c, connection *owner, char **message)
-{
-    index_version *v;
-    int rc = snapshot_open(owner, &c->definition, &c->snapshot, message);
-    if (rc == SQLITE_OK)
-        rc = snapshot_index_in_order(&c->snapshot, &v, message);
-    if (rc == SQLITE_OK && v->rows > 0)
-        rc = snapshot_begin_search(&c->snapshot, v->dimension, message);
-    if (rc == SQLITE_OK)
-        rc = begin_projection(c, message);
-    if (rc != SQLITE_MISMATCH)
-        return rc;
-    rc = snapshot_compare(&c->snapshot, &v, message);
-    return rc == SQLITE_OK ? begin_projection(c, message) : rc;
-}
-
-static int begin(project_cursor *c, sqlite3_value **argv, char **message)
+static int begin(project_cursor *c, sqlite3_value *const values[ARGUMENTS], char **message)
 {
     connection *owner = ((function_table *)c->base.pVtab)->connection;
-    const char *database, *table;
-    int rc = function_table_names("faiss_project", argv, &database, &table, message);
-    definition *d = &c->definition;
+    c->dimensions = DEFAULT_DIMENSIONS;
+    int rc = SQLITE_OK;
+    if (values[DIMENSIONS])
+        rc = dimensions_from_value(values[DIMENSIONS], &c->dimensions, message);
     if (rc == SQLITE_OK)
-        rc = snapshot_define(owner, database, table, d, message);
-    if (rc != SQLITE_OK || !d->through)
-        return rc == SQLITE_OK ? begin_own(c, owner, message) : rc;
-    rc = published_rows_open(d->through, owner, &c->published, message);
-    return rc == SQLITE_OK ? begin_projection(c, message) : rc;
+        rc = all_rows_define(&c->all, owner, "faiss_project", values, message);
+    return rc == SQLITE_OK ? all_rows_open(&c->all, owner, begin_projection, c, message) : rc;
 }
 
 static int project_filter(sqlite3_vtab_cursor *base, int number, const char *text, int argc,
                           sqlite3_value **argv)
 {
     (void)text;
+    (void)argc;
     project_cursor *c = (project_cursor *)base;
+    sqlite3_value *values[ARGUMENTS];
     char *message = NULL;
-    int rc = SQLITE_OK;
     forget(c);
-    c->dimensions = DEFAULT_DIMENSIONS;
-    if ((number & REQUIRED) != REQUIRED)
-        rc = set_message(&message, sqlite3_mprintf("faiss_project(database, table [, dimensions]): "
-                                                   "an argument is missing"));
-    else if (argc == ARGUMENTS && sqlite3_value_type(argv[2]) == SQLITE_NULL)
+    int rc = function_table_values(&arguments, number, argv, values, &message);
+    if (rc != SQLITE_OK)
+        return table_failure(base->pVtab, rc, message);
+    if (values[DIMENSIONS] && sqlite3_value_type(values[DIMENSIONS]) == SQLITE_NULL)
         return SQLITE_OK;
-    else if (argc == ARGUMENTS)
-        rc = dimensions_from_value(argv[2], &c->dimensions, &message);
-    if (rc == SQLITE_OK)
-        rc = begin(c, argv, &message);
+    rc = begin(c, values, &message);
     if (rc != SQLITE_OK)
         forget(c);
     return table_failure(base->pVtab, rc, message);
@@ -240,35 +189,23 @@ static int project_filter(sqlite3_vtab_cursor *base, int number, const char *tex
 
 /* ---- xColumn, xRowid ---- */
 
-static int column_id(project_cursor *c, sqlite3_context *context, char **message)
-{
-    row_value id;
-    int rc = SQLITE_OK;
-    index_hit hit = index_row(snapshot_of(c)->version, c->row);
-    if (c->definition.through)
-        id = published_rows_id(&c->published, &hit);
-    else
-        rc = snapshot_hit_id(&c->snapshot, &hit, &id, message);
-    if (rc == SQLITE_OK)
-        value_to_result(context, &id);
-    return rc;
-}
-
 static int project_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
 {
     project_cursor *c = (project_cursor *)base;
     const float *here = c->coordinates + (c->row - c->first) * c->dimensions;
+    index_hit hit;
     char *message = NULL;
     int rc = SQLITE_OK;
     switch (column) {
     case COLUMN_ID:
-        rc = column_id(c, context, &message);
+        hit = index_row(all_rows_snapshot(&c->all)->version, c->row);
+        rc = all_rows_id(&c->all, &hit, context, &message);
         break;
     case COLUMN_DATABASE:
-        sqlite3_result_text(context, c->definition.schema, -1, SQLITE_TRANSIENT);
+        sqlite3_result_text(context, c->all.definition.schema, -1, SQLITE_TRANSIENT);
         break;
     case COLUMN_TABLE:
-        sqlite3_result_text(context, c->definition.table, -1, SQLITE_TRANSIENT);
+        sqlite3_result_text(context, c->all.definition.table, -1, SQLITE_TRANSIENT);
         break;
     case COLUMN_DIMENSIONS:
         sqlite3_result_int(context, c->dimensions);
@@ -314,6 +251,5 @@ static const sqlite3_module module = {
 
 int project_table_register(connection *c)
 {
-    return sqlite3_create_module_v2(c->db, "faiss_project", &module, connection_retain(c),
-                                    connection_release);
+    return function_table_register(c, "faiss_project", &module);
 }

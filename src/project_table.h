@@ -6,6 +6,7 @@
 
 #include "connection.h"
 
+/* Register the module. SQLite's codes. */
 int project_table_register(connection *c);
 
 #endif

@@ -49,9 +49,12 @@ int publication_remove(connection *c, const char *name, const char *table);
 int publication_resolve(connection *c, const char *database, const char *table, char **schema,
                         publication **p, char **message);
 
+/* Take and give back a reference, from any thread; NULL is none. */
 publication *publication_retain(publication *p);
 void publication_release(publication *p);
 
+/* What it is: the name of the database under which it is found, the table's, how it is indexed, and
+** whether it is a faiss table. All live as long as a reference. */
 const char *publication_name(const publication *p);
 const char *publication_table(const publication *p);
 const definition *publication_definition(const publication *p);
@@ -64,6 +67,8 @@ int publication_is_faiss_table(const publication *p);
 ** waiting.
 */
 int publication_enter(publication *p, connection *visitor, connection **out, char **message);
+
+/* End the visit. */
 void publication_leave(publication *p);
 
 /* During a visit: this is where the index is now. */

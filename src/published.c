@@ -3,6 +3,9 @@
 #include <string.h>
 
 #include "message.h"
+#include "snapshot_coverage.h"
+#include "snapshot_hit.h"
+#include "snapshot_version.h"
 
 enum { BATCH_LEAST = 128, BATCH_MOST = 65536, BATCH_GROWTH = 4 };
 

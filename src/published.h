@@ -30,6 +30,7 @@ int published_search_next(published_search *s, index_hit *hit, row_value *id, ch
 int published_search_embedding(published_search *s, const index_hit *hit, sqlite3_context *context,
                                char **message);
 
+/* NULL is none. */
 void published_search_close(published_search *s);
 
 /* All rows of a published table in source order, with their ids. */
@@ -39,8 +40,13 @@ typedef struct published_rows {
     int ids_are_keys;
 } published_rows;
 
+/* Take them in one visit. On success close it. SQLITE_OK, or an error with its message. */
 int published_rows_open(publication *p, connection *visitor, published_rows *out, char **message);
+
+/* The id of one of them; its bytes live as long as the rows. */
 row_value published_rows_id(const published_rows *rows, const index_hit *hit);
+
+/* Let go of them; safe where all is zero. */
 void published_rows_close(published_rows *rows);
 
 #endif

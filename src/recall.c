@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "snapshot_coverage.h"
+
 static double seconds_now(void)
 {
     struct timespec now;

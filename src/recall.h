@@ -38,6 +38,7 @@ int recall_sample_open(snapshot *s, int64_t k, int most, recall_sample *out, cha
 int recall_measure(const recall_sample *r, snapshot *s, const search_effort *effort,
                    recall_measured *out, char **message);
 
+/* Free it, and make it empty. */
 void recall_sample_close(recall_sample *r);
 
 #endif

@@ -5,7 +5,9 @@
 #include "function_table.h"
 #include "growth.h"
 #include "message.h"
+#include "naming.h"
 #include "recall.h"
+#include "snapshot_version.h"
 #include "table.h"
 
 enum {
@@ -27,7 +29,7 @@ static const char columns[] =
     "exact_ms REAL, sampled INTEGER, kind TEXT, database HIDDEN BLOB, \"table\" HIDDEN BLOB, "
     "k HIDDEN BLOB, sample HIDDEN BLOB)";
 
-/* What xFilter may be given, in this order; idxNum has a bit for each that is. */
+/* The arguments, and the efforts that conditions name. */
 enum {
     VALUE_DATABASE,
     VALUE_TABLE,
@@ -38,13 +40,17 @@ enum {
     VALUE_RERANK,
     VALUES
 };
-enum {
-    NEEDED = 1 << VALUE_DATABASE | 1 << VALUE_TABLE | 1 << VALUE_K,
-    EFFORTS = VALUES - VALUE_EF_SEARCH,
-    SAMPLE_USUAL = 100,
-    SAMPLE_MOST = 10000
-};
-static const double COST = 1e8, NO_RESORT = 1e18;
+enum { SAMPLE_USUAL = 100, SAMPLE_MOST = 10000 };
+static const int argument_columns[VALUES] = {COLUMN_DATABASE, COLUMN_TABLE,     COLUMN_K,
+                                             COLUMN_SAMPLE,   COLUMN_EF_SEARCH, COLUMN_NPROBE,
+                                             COLUMN_RERANK};
+static const function_arguments arguments = {.call = "faiss_recall(database, table, k [, sample])",
+                                             .columns = argument_columns,
+                                             .count = VALUES,
+                                             .needed = 1 << VALUE_DATABASE | 1 << VALUE_TABLE |
+                                                       1 << VALUE_K,
+                                             .cost = 1e8,
+                                             .rows = 1};
 
 /* One row for each xFilter: each value of an IN list comes alone. The sample and its
 ** exact answers are kept for the next one. */
@@ -71,76 +77,37 @@ static int recall_connect(sqlite3 *db, void *aux, int argc, const char *const *a
     return function_table_connect(db, aux, columns, out, message);
 }
 
-/* Which of xFilter's values a column is, -1 for none. */
-static int value_of_column(int column)
+/* Refuse the other ways to compare an effort: they do not say what to measure. */
+static int check_effort(sqlite3_vtab *base, const struct sqlite3_index_constraint *c)
 {
-    if (column >= COLUMN_DATABASE)
-        return VALUE_DATABASE + column - COLUMN_DATABASE;
-    return column >= COLUMN_EF_SEARCH && column <= COLUMN_RERANK
-               ? VALUE_EF_SEARCH + column - COLUMN_EF_SEARCH
-               : -1;
-}
-
-/* Take the constraint for a value, unless it was given before: SQLite compares that one. */
-static int take_constraint(sqlite3_vtab *base, const struct sqlite3_index_constraint *c,
-                           int places[VALUES], int i, int *unusable)
-{
-    static const char *const names[EFFORTS] = {"ef_search", "nprobe", "rerank"};
-    int value = value_of_column(c->iColumn);
-    if (value < 0)
-        return SQLITE_OK;
+    int effort = c->iColumn - COLUMN_EF_SEARCH;
     int is_range = c->op == SQLITE_INDEX_CONSTRAINT_GT || c->op == SQLITE_INDEX_CONSTRAINT_GE ||
                    c->op == SQLITE_INDEX_CONSTRAINT_LT || c->op == SQLITE_INDEX_CONSTRAINT_LE;
-    if (value >= VALUE_EF_SEARCH && is_range) {
-        char *message = sqlite3_mprintf("faiss_recall: which values of %s to measure is said by = "
-                                        "or IN (...)",
-                                        names[value - VALUE_EF_SEARCH]);
-        return table_failure(base, message ? SQLITE_ERROR : SQLITE_NOMEM, message);
-    }
-    if (c->op != SQLITE_INDEX_CONSTRAINT_EQ)
+    if (effort < 0 || effort >= SEARCH_EFFORTS || !is_range)
         return SQLITE_OK;
-    *unusable |= !c->usable;
-    if (c->usable && places[value] < 0)
-        places[value] = i;
-    return SQLITE_OK;
+    char *message = sqlite3_mprintf("faiss_recall: which values of %s to measure is said by = or "
+                                    "IN (...)",
+                                    search_effort_names[effort]);
+    return table_failure(base, message ? SQLITE_ERROR : SQLITE_NOMEM, message);
 }
 
-/* The arguments, and what efforts to measure; what else is asked is left to SQLite. */
 static int recall_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 {
-    int places[VALUES], unusable = 0, count = 0;
-    for (int value = 0; value < VALUES; value++)
-        places[value] = -1;
     for (int i = 0; i < info->nConstraint; i++) {
-        int rc = take_constraint(base, &info->aConstraint[i], places, i, &unusable);
+        int rc = check_effort(base, &info->aConstraint[i]);
         if (rc != SQLITE_OK)
             return rc;
     }
-    if (unusable)
-        return SQLITE_CONSTRAINT;
-    for (int value = 0; value < VALUES; value++) {
-        if (places[value] < 0)
-            continue;
-        info->aConstraintUsage[places[value]].argvIndex = ++count;
-        info->aConstraintUsage[places[value]].omit = 1;
-        info->idxNum |= 1 << value;
-    }
-    /* As in faiss_neighbors: without its arguments it is not to be taken. */
-    info->estimatedRows = 1;
-    info->estimatedCost = (info->idxNum & NEEDED) == NEEDED ? COST : NO_RESORT;
-    return SQLITE_OK;
+    return function_table_plan(&arguments, info);
 }
 
 static int recall_open(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
 {
     (void)base;
-    recall_cursor *c = sqlite3_malloc64(sizeof *c);
-    if (!c)
-        return SQLITE_NOMEM;
-    memset(c, 0, sizeof *c);
-    c->at_end = 1;
-    *out = &c->base;
-    return SQLITE_OK;
+    int rc = function_table_open(sizeof(recall_cursor), out);
+    if (rc == SQLITE_OK)
+        ((recall_cursor *)*out)->at_end = 1;
+    return rc;
 }
 
 static void forget(recall_cursor *c)
@@ -173,14 +140,6 @@ static int recall_next(sqlite3_vtab_cursor *base)
 
 /* ---- arguments ---- */
 
-/* Give each value its place by the bits of idxNum; absent ones are NULL pointers. */
-static void spread(int number, sqlite3_value **argv, sqlite3_value *values[VALUES])
-{
-    int next = 0;
-    for (int value = 0; value < VALUES; value++)
-        values[value] = number >> value & 1 ? argv[next++] : NULL;
-}
-
 static int read_sampled(sqlite3_value *value, int *sampled, char **message)
 {
     sqlite3_int64 number = value ? sqlite3_value_int64(value) : SAMPLE_USUAL;
@@ -205,7 +164,7 @@ static int define(recall_cursor *c, sqlite3_value *const values[VALUES], char **
     int rc = function_table_names("faiss_recall", values, &database, &table, message);
     definition fresh;
     if (rc == SQLITE_OK)
-        rc = snapshot_define(owner, database, table, &fresh, message);
+        rc = naming_define(owner, database, table, &fresh, message);
     if (rc != SQLITE_OK)
         return rc;
     if (fresh.through) {
@@ -230,7 +189,7 @@ static int read_efforts(recall_cursor *c, sqlite3_value *const values[VALUES], c
     const definition *d = &c->definition;
     search_effort asked = {0};
     int rc = SQLITE_OK;
-    for (int i = 0; rc == SQLITE_OK && i < EFFORTS; i++) {
+    for (int i = 0; rc == SQLITE_OK && i < SEARCH_EFFORTS; i++) {
         if (values[VALUE_EF_SEARCH + i])
             rc = search_effort_read(&asked, i, values[VALUE_EF_SEARCH + i], message);
     }
@@ -330,15 +289,12 @@ static int recall_filter(sqlite3_vtab_cursor *base, int number, const char *text
     sqlite3_value *values[VALUES];
     char *message = NULL;
     c->at_end = 1;
-    if ((number & NEEDED) != NEEDED) {
-        int missing = set_message(&message, sqlite3_mprintf("faiss_recall(database, table, k "
-                                                            "[, sample]): an argument is missing"));
-        return table_failure(base->pVtab, missing, message);
-    }
-    spread(number, argv, values);
+    int rc = function_table_values(&arguments, number, argv, values, &message);
+    if (rc != SQLITE_OK)
+        return table_failure(base->pVtab, rc, message);
     if (sqlite3_value_type(values[VALUE_K]) == SQLITE_NULL)
         return SQLITE_OK;
-    int rc = begin(c, values, &message);
+    rc = begin(c, values, &message);
     if (rc != SQLITE_OK)
         forget(c);
     return table_failure(base->pVtab, rc, message);
@@ -348,11 +304,9 @@ static int recall_filter(sqlite3_vtab_cursor *base, int number, const char *text
 static void column_effort(const recall_cursor *c, sqlite3_context *context, int which)
 {
     const index_kind *kind = &c->definition.kind;
-    const search_effort *e = &c->effort;
     search_effort only = {.ef_search = which == 0, .nprobe = which == 1, .rerank = which == 2};
-    const int efforts[EFFORTS] = {e->ef_search, e->nprobe, e->rerank};
     if (search_effort_applies(kind, &only))
-        sqlite3_result_int(context, efforts[which]);
+        sqlite3_result_int(context, search_effort_get(&c->effort, which));
 }
 
 static int recall_column(sqlite3_vtab_cursor *base, sqlite3_context *context, int column)
@@ -426,6 +380,5 @@ static const sqlite3_module module = {
 
 int recall_table_register(connection *c)
 {
-    return sqlite3_create_module_v2(c->db, "faiss_recall", &module, connection_retain(c),
-                                    connection_release);
+    return function_table_register(c, "faiss_recall", &module);
 }

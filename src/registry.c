@@ -18,6 +18,12 @@ typedef struct published_version {
     live_state state;
 } published_version;
 
+/* What an interrupted statement has left. */
+typedef struct partial_work {
+    void *of; /* NULL: nothing */
+    void (*destroy)(void *);
+} partial_work;
+
 struct registry_entry {
     registry_entry *next;
     uint64_t serial;
@@ -32,8 +38,7 @@ struct registry_entry {
     published_version published[REGISTRY_STATES]; /* newest first */
     int published_count;
     uint64_t stamp;
-    void *partial;
-    void (*partial_destroy)(void *);
+    partial_work partials[REGISTRY_PARTIALS];
     char *live;
     int building;
     int64_t searches;
@@ -71,14 +76,20 @@ static int entry_matches(const registry_entry *e, const registry_key *key)
            index_kind_equal(&e->kind, &key->kind);
 }
 
+static void partial_free(partial_work p)
+{
+    if (p.of)
+        p.destroy(p.of);
+}
+
 static void entry_free(registry_entry *e)
 {
     if (!e)
         return;
     for (int i = 0; i < e->published_count; i++)
         index_release(e->published[i].version);
-    if (e->partial)
-        e->partial_destroy(e->partial);
+    for (int i = 0; i < REGISTRY_PARTIALS; i++)
+        partial_free(e->partials[i]);
     sqlite3_free(e->live);
     sqlite3_free(e->table);
     sqlite3_free(e->id);
@@ -129,6 +140,15 @@ static time_t seconds_now(void)
     return now.tv_sec;
 }
 
+/* Whether anything of it is worth waiting for the next user. */
+static int has_work(const registry_entry *e)
+{
+    int has = current_of(e) != NULL;
+    for (int i = 0; i < REGISTRY_PARTIALS; i++)
+        has |= e->partials[i].of != NULL;
+    return has;
+}
+
 /* Take entries that nobody uses and whose time is up out of the list, and those
 ** beyond the memory allowed for them, the first in the list being the newest.
 ** Called with the lock held; the caller frees what is returned without it. */
@@ -142,8 +162,8 @@ static registry_entry *take_expired(void)
         registry_entry *e = *link;
         if (e->users == 0 && current_of(e))
             left -= (int64_t)index_bytes(current_of(e));
-        int keep = e->users > 0 || (!e->database.owner && (current_of(e) || e->partial) &&
-                                    left >= 0 && now - e->left_at < seconds);
+        int keep = e->users > 0 ||
+                   (!e->database.owner && has_work(e) && left >= 0 && now - e->left_at < seconds);
         if (keep) {
             link = &e->next;
         } else {
@@ -332,6 +352,11 @@ int live_state_equal(const live_state *a, const live_state *b)
            a->schema == b->schema;
 }
 
+int live_state_may_precede(const live_state *state, const live_state *now)
+{
+    return state->seq && state->schema == now->schema && state->seq <= now->seq;
+}
+
 /* Which of the published versions has this state, -1 if none. */
 static int find_state(const registry_entry *e, const live_state *state)
 {
@@ -458,23 +483,21 @@ void registry_replace(registry_entry *entry, index_version *former, index_versio
         index_release(former);
 }
 
-void registry_keep_partial(registry_entry *entry, void *partial, void (*destroy)(void *))
+void registry_keep_partial(registry_entry *entry, registry_partial which, void *partial,
+                           void (*destroy)(void *))
 {
     pthread_mutex_lock(&lock);
-    void *former = entry->partial;
-    void (*former_destroy)(void *) = entry->partial_destroy;
-    entry->partial = partial;
-    entry->partial_destroy = destroy;
+    partial_work former = entry->partials[which];
+    entry->partials[which] = (partial_work){partial, destroy};
     pthread_mutex_unlock(&lock);
-    if (former)
-        former_destroy(former);
+    partial_free(former);
 }
 
-void *registry_take_partial(registry_entry *entry)
+void *registry_take_partial(registry_entry *entry, registry_partial which)
 {
     pthread_mutex_lock(&lock);
-    void *partial = entry->partial;
-    entry->partial = NULL;
+    void *partial = entry->partials[which].of;
+    entry->partials[which].of = NULL;
     pthread_mutex_unlock(&lock);
     return partial;
 }

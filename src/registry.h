@@ -57,6 +57,7 @@ int registry_is_offered(registry_entry *entry);
 /* A number that no other entry of this process has or had. */
 uint64_t registry_serial(const registry_entry *entry);
 
+/* Whether both are the same file, or the same database that is private to one connection. */
 int registry_same_database(const registry_database *a, const registry_database *b);
 
 /* Bytes of memory that the indexes take which no publication uses, this one left out.
@@ -75,6 +76,10 @@ typedef struct live_state {
 
 /* Whether both are names, and the same; a state with seq 0 has none. */
 int live_state_equal(const live_state *a, const live_state *b);
+
+/* Whether a state may be in the past of another one, or be that, as far as numbers tell: whether
+** its entry stands in the other one's log is for change_log_has() to say. */
+int live_state_may_precede(const live_state *state, const live_state *now);
 
 /* The version published last with a reference for the caller, NULL if none.
 ** *stamp is that of the file when it was published. */
@@ -101,11 +106,18 @@ index_version *registry_publish(registry_entry *entry, index_version *version,
 /* Put a version with the same rows in the place of a published one. */
 void registry_replace(registry_entry *entry, index_version *former, index_version *version);
 
-/* Keep what an interrupted build has read for the next one, in place of what was
-** kept before; `destroy` frees it. NULL: nothing. */
-void registry_keep_partial(registry_entry *entry, void *partial, void (*destroy)(void *));
+/* What an interrupted statement may leave for the next one to go on with. */
+typedef enum registry_partial {
+    REGISTRY_READING, /* of the source */
+    REGISTRY_LOADING, /* of a stored index */
+    REGISTRY_PARTIALS
+} registry_partial;
+
+/* Keep that, in place of what was kept before; `destroy` frees it. NULL: nothing. */
+void registry_keep_partial(registry_entry *entry, registry_partial which, void *partial,
+                           void (*destroy)(void *));
 /* Take it out of the entry; NULL if there is none. */
-void *registry_take_partial(registry_entry *entry);
+void *registry_take_partial(registry_entry *entry, registry_partial which);
 
 /* Say why the source is not live, or NULL if it is, for faiss_indexes. */
 void registry_describe(registry_entry *entry, const char *why);

@@ -33,6 +33,38 @@ double round_off_mean(const float *x, const float *mean, float unit, int count, 
     return sum_of(sums);
 }
 
+/* Of one row, in more lanes than a processor has: it need not wait for one addition before the
+** next. */
+enum { PRODUCT_LANES = 32, PRODUCT_LANES_LOG = 5 };
+
+COMPILED_IN float product_of(const float *a, const float *z, int count)
+{
+    float sums[PRODUCT_LANES] = {0};
+    int i = 0;
+    for (; i + PRODUCT_LANES <= count; i += PRODUCT_LANES) {
+        for (int j = 0; j < PRODUCT_LANES; j++)
+            sums[j] += a[i + j] * z[i + j];
+    }
+    for (; i < count; i++)
+        sums[i % PRODUCT_LANES] += a[i] * z[i];
+    for (int half = PRODUCT_LANES / 2; half > 0; half /= 2) {
+        for (int j = 0; j < half; j++)
+            sums[j] += sums[j + half];
+    }
+    return sums[0];
+}
+
+void round_project(const float *matrix, int rows, int count, const float *z, float *p)
+{
+    for (int row = 0; row < rows; row++)
+        p[row] = product_of(matrix + (int64_t)row * count, z, count);
+}
+
+int round_additions(int count)
+{
+    return count / PRODUCT_LANES + 1 + PRODUCT_LANES_LOG;
+}
+
 double round_square(const float *x, int count)
 {
     double sums[LANES] = {0};
@@ -72,10 +104,10 @@ COMPILED_IN void round_all(const float *p, int count, double scale, double step,
     int16_t *words = out;
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
-        double code[LANES];
+        int32_t code[LANES]; /* converted all at once, and then cut to size */
         for (int j = 0; j < LANES; j++)
-            code[j] = round_one(scale * (double)p[i + j], step, finer, most, &squares[j], &lost[j],
-                                &codes[j], &cut[j]);
+            code[j] = (int32_t)round_one(scale * (double)p[i + j], step, finer, most, &squares[j],
+                                         &lost[j], &codes[j], &cut[j]);
         for (int j = 0; j < LANES; j++) {
             if (wide)
                 words[i + j] = (int16_t)code[j];
@@ -109,8 +141,12 @@ void round_to_words(const float *p, int count, double scale, double step, int mo
     round_all(p, count, scale, step, most, 1, codes, sums);
 }
 
-void round_add(const float *x, double factor, int count, double *sums)
+void round_add(const float *columns, int apart, const double *factors, int count, double *sums)
 {
-    for (int i = 0; i < count; i++)
-        sums[i] += factor * (double)x[i];
+    for (int i = 0; i < count; i++) {
+        double sum = sums[i];
+        for (int column = 0; column < ROUND_COLUMNS; column++)
+            sum += factors[column] * (double)columns[(int64_t)column * apart + i];
+        sums[i] = sum;
+    }
 }

@@ -10,6 +10,12 @@
 /* z = (x - mean) * unit, of `count` components; returns |z|². */
 double round_off_mean(const float *x, const float *mean, float unit, int count, float *z);
 
+/* The products of a matrix of `rows` rows, one after another, with z, of `count` components: p has
+** one for each row. A component of a product has gone through no more than round_additions(count)
+** additions. */
+void round_project(const float *matrix, int rows, int count, const float *z, float *p);
+int round_additions(int count);
+
 /* |x|², added up in double. */
 double round_square(const float *x, int count);
 
@@ -28,7 +34,9 @@ void round_to_bytes(const float *p, int count, double scale, double step, int mo
 void round_to_words(const float *p, int count, double scale, double step, int most, int16_t *codes,
                     rounded *sums);
 
-/* Add factor * x to each of `count` sums. */
-void round_add(const float *x, double factor, int count, double *sums);
+/* Add factor * x to each of `count` sums, of ROUND_COLUMNS factors and as many columns x, each `apart`
+** behind the one before it. */
+enum { ROUND_COLUMNS = 8 };
+void round_add(const float *columns, int apart, const double *factors, int count, double *sums);
 
 #endif

@@ -26,7 +26,7 @@ typedef struct search {
     filter filter;
     int by_index;       /* an index of the source answers the filter */
     sqlite3_stmt *keys; /* the rows that the filter allows; may stand in the middle */
-    sqlite3_stmt *test; /* whether it allows one row */
+    sqlite3_stmt *test; /* whether it allows one row; NULL before one is tested */
     row_set set;        /* those of `keys` so far */
     int set_complete;
     index_walk *walk; /* over the set if it is complete, else over all rows; or … */
@@ -53,6 +53,7 @@ int search_begin(search *s, snapshot *in, filter *f, vector *query, int64_t dept
 /* The next row: SQLITE_ROW, SQLITE_DONE, or an error with its message. */
 int search_next(search *s, index_hit *hit, char **message);
 
+/* Finalize its statements and free what it keeps; safe where all is zero. */
 void search_close(search *s);
 
 #endif

@@ -1,15 +1,14 @@
 /*
-** The table-valued functions:
+** The table-valued function that searches without a faiss table:
 **
 **   faiss_search(database, table, embedding [, k])   id, score, distance
-**   faiss_indexes                                    what lives in this process
 */
 #ifndef SEARCH_TABLE_H
 #define SEARCH_TABLE_H
 
 #include "connection.h"
 
-/* Register them on the connection. */
+/* Register it on the connection. */
 int search_table_register(connection *c);
 
 #endif

@@ -3,43 +3,40 @@
 #include <math.h>
 #include <omp.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include <c_api/IndexFlat_c.h>
-#include <c_api/Index_c.h>
 #include <c_api/error_c.h>
 #include <c_api/utils/distances_c.h>
 #include <c_api/utils/utils_c.h>
 
+#include "faiss_shim.h"
+#include "flat.h"
 #include "message.h"
-
-/* Rows encoded together. */
-enum { SKETCH_PIECE = 256 };
+#include "vector_memory.h"
 
 struct segment {
     atomic_int references;
     _Atomic(sketch *) sketch; /* NULL before the first */
     atomic_int holders;       /* searches that use the sketch, or the former one: */
     _Atomic(sketch *) former; /* freed when there are none; NULL for none */
-    atomic_uint judged_by;    /* number of the basis that it has a sketch by, or not */
+    atomic_uint judged_by;    /* number of the finding that it was judged after; 0: never … */
+    atomic_int misfit;        /* … and no basis fits it */
     int count;
     int dimension;
     int normalizes; /* what the source holds, to what is stored */
     vector_metric metric;
     FaissIndexFlat *flat; /* NULL where the source alone has the vectors */
-    const float *vectors; /* inside `flat`, which never grows */
-    int64_t *keys;
+    float *vectors;       /* which `flat` views */
+    size_t mapped;        /* as that of segment_rows */
+    int64_t first_key;
+    int64_t *keys; /* NULL where each is the one before it and 1 */
     uint64_t *hashes;
     int kept_values;
     value_list values;
 };
 
-struct scorer {
-    int dimension;
-    int normalize;
-    FaissIndexFlat *flat; /* holds the query as its only vector */
-    float *scratch;       /* a normalized copy of the other one */
-};
+/* ---- FAISS ---- */
 
 int segment_use_one_thread(void)
 {
@@ -55,10 +52,9 @@ void segment_restore_threads(int threads)
         omp_set_num_threads(threads);
 }
 
-/* Exceptions of the C++ library, and those that are
-** none, come from memory alone here: what can be wrong with arguments is checked
-** before. FAISS's own text begins with a function and a source line, which mean
-** nothing to the user. */
+/* Exceptions of the C++ library, and those that are none, come from memory alone here: what
+** can be wrong with arguments is checked before. FAISS's own text begins with a function and
+** a source line, which mean nothing to the user. */
 int segment_failure(int code, char **message)
 {
     const char *text = faiss_get_last_error();
@@ -66,11 +62,6 @@ int segment_failure(int code, char **message)
         return SQLITE_NOMEM;
     const char *colon = strstr(text, ": ");
     return set_message(message, sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text));
-}
-
-static FaissMetricType faiss_metric(vector_metric metric)
-{
-    return metric == METRIC_KIND_L2 ? METRIC_L2 : METRIC_INNER_PRODUCT;
 }
 
 const char *segment_faiss_version(void)
@@ -96,212 +87,64 @@ void segment_normalize(float *x, int dimension)
     faiss_fvec_renorm_L2((size_t)dimension, 1, x);
 }
 
-int segment_capacity(int dimension)
-{
-    int64_t rows = SEGMENT_BYTES / ((int64_t)dimension * VECTOR_COMPONENT_BYTES);
-    if (rows < SEGMENT_MIN_ROWS)
-        return SEGMENT_MIN_ROWS;
-    return rows > SEGMENT_MAX_ROWS ? SEGMENT_MAX_ROWS : (int)rows;
-}
+/* ---- making and freeing one ---- */
 
-void segment_rows_open(segment_rows *rows, int dimension, int kept_values)
+/* Whether no key is missing between the first and the last. */
+static int are_dense(const int64_t *keys, int count)
 {
-    *rows = (segment_rows){.dimension = dimension,
-                           .kept_values = kept_values,
-                           .capacity = segment_capacity(dimension)};
-}
-
-void segment_rows_keep(segment_rows *rows, segment_content content, basis *b)
-{
-    rows->content = content;
-    rows->basis = content == SEGMENT_SKETCH ? basis_retain(b) : NULL;
-}
-
-/* Vectors that are in memory at once, of `room` rows. */
-static size_t vectors_held(const segment_rows *rows, int room)
-{
-    return rows->content == SEGMENT_VECTORS  ? (size_t)room
-           : rows->content == SEGMENT_SKETCH ? SKETCH_PIECE
-                                             : 1;
-}
-
-/* Make room for `more` rows, doubling it on the way to a full segment. */
-static int segment_rows_reserve(segment_rows *rows, int more)
-{
-    int room = rows->room ? rows->room : SEGMENT_MIN_ROWS;
-    if (rows->count + more <= rows->room)
-        return SQLITE_OK;
-    while (room < rows->count + more)
-        room *= 2;
-    if (room > rows->capacity)
-        room = rows->capacity;
-    size_t n = (size_t)room;
-    size_t components = vectors_held(rows, room) * (size_t)rows->dimension;
-    float *vectors = sqlite3_realloc64(rows->vectors, components * sizeof *rows->vectors);
-    if (vectors)
-        rows->vectors = vectors;
-    int64_t *keys = sqlite3_realloc64(rows->keys, n * sizeof *rows->keys);
-    if (keys)
-        rows->keys = keys;
-    uint64_t *hashes = sqlite3_realloc64(rows->hashes, n * sizeof *rows->hashes);
-    if (hashes)
-        rows->hashes = hashes;
-    if (!vectors || !keys || !hashes)
-        return SQLITE_NOMEM;
-    rows->room = room;
-    return SQLITE_OK;
-}
-
-/* Encode what is pending. */
-static int encode_pending(segment_rows *rows)
-{
-    int rc = rows->sketch ? SQLITE_OK : sketch_open(rows->basis, &rows->sketch);
-    if (rc == SQLITE_OK && rows->pending)
-        rc = sketch_add(rows->sketch, rows->vectors, rows->pending);
-    if (rc == SQLITE_OK)
-        rows->pending = 0;
-    return rc;
-}
-
-/* Count a row whose vector, or what is kept of it, is there. */
-static void count_row(segment_rows *rows, int64_t key, uint64_t hash)
-{
-    rows->keys[rows->count] = key;
-    rows->hashes[rows->count] = hash;
-    rows->count++;
-}
-
-/* Where the vector of the next row goes; NULL when memory is short. */
-static float *next_vector(segment_rows *rows)
-{
-    if (segment_rows_reserve(rows, 1) != SQLITE_OK ||
-        (rows->pending == SKETCH_PIECE && encode_pending(rows) != SQLITE_OK))
-        return NULL;
-    int place = rows->content == SEGMENT_VECTORS ? rows->count : rows->pending;
-    return rows->vectors + (size_t)place * (size_t)rows->dimension;
-}
-
-int segment_rows_append(segment_rows *rows, const void *embedding, int normalize, int64_t key,
-                        uint64_t hash, const row_value *values)
-{
-    float *stored = next_vector(rows);
-    if (!stored)
-        return SQLITE_NOMEM;
-    memcpy(stored, embedding, (size_t)rows->dimension * sizeof *stored);
-    if (vector_first_nonfinite(stored, rows->dimension) >= 0)
-        return SQLITE_MISMATCH;
-    for (int i = 0; i < rows->kept_values; i++) {
-        if (value_list_append(&rows->values, &values[i]) != SQLITE_OK)
-            return SQLITE_NOMEM;
-    }
-    if (normalize && rows->content != SEGMENT_KEYS)
-        segment_normalize(stored, rows->dimension);
-    rows->pending += rows->content == SEGMENT_SKETCH;
-    count_row(rows, key, hash);
-    return SQLITE_OK;
-}
-
-/* Append a slot with what is left of a vector that is not in memory. */
-static int take_without_vector(segment_rows *rows, const segment *s, int slot)
-{
-    int rc = segment_rows_reserve(rows, 1);
-    if (rc == SQLITE_OK && rows->content == SEGMENT_VECTORS)
-        rc = SQLITE_INTERNAL;
-    if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH) {
-        const sketch *own = segment_sketch(s);
-        rc = encode_pending(rows);
-        if (rc == SQLITE_OK)
-            rc = own ? sketch_add_row(rows->sketch, own, slot) : sketch_add_outlier(rows->sketch);
-    }
-    if (rc == SQLITE_OK)
-        count_row(rows, s->keys[slot], s->hashes[slot]);
-    return rc;
-}
-
-int segment_rows_take(segment_rows *rows, const segment *s, int slot)
-{
-    if (!s->vectors)
-        return take_without_vector(rows, s, slot);
-    float *stored = next_vector(rows);
-    if (!stored)
-        return SQLITE_NOMEM;
-    for (int i = 0; i < rows->kept_values; i++) {
-        row_value value = segment_value(s, slot, i);
-        if (value_list_append(&rows->values, &value) != SQLITE_OK)
-            return SQLITE_NOMEM;
-    }
-    memcpy(stored, segment_vector(s, slot), (size_t)rows->dimension * sizeof *stored);
-    rows->pending += rows->content == SEGMENT_SKETCH;
-    count_row(rows, s->keys[slot], s->hashes[slot]);
-    return SQLITE_OK;
-}
-
-void segment_rows_reset(segment_rows *rows)
-{
-    rows->count = rows->pending = 0;
-    sketch_free(rows->sketch);
-    rows->sketch = NULL;
-    value_list_clear(&rows->values);
-}
-
-void segment_rows_close(segment_rows *rows)
-{
-    sqlite3_free(rows->vectors);
-    sqlite3_free(rows->keys);
-    sqlite3_free(rows->hashes);
-    sketch_free(rows->sketch);
-    basis_release(rows->basis);
-    value_list_clear(&rows->values);
-    *rows = (segment_rows){0};
-}
-
-/* A flat index that holds exactly these vectors. */
-static int flat_open(vector_metric metric, const float *vectors, int count, int dimension,
-                     FaissIndexFlat **out, char **message)
-{
-    *out = NULL;
-    int code = faiss_IndexFlat_new_with(out, dimension, faiss_metric(metric));
-    if (code == 0)
-        code = faiss_Index_add(*out, count, vectors);
-    if (code == 0)
-        return SQLITE_OK;
-    int rc = segment_failure(code, message);
-    if (*out)
-        faiss_IndexFlat_free(*out);
-    *out = NULL;
-    return rc;
+    int i = 0;
+    while (i < count && (uint64_t)keys[i] - (uint64_t)keys[0] == (uint64_t)i)
+        i++;
+    return i == count;
 }
 
 static int segment_copy_columns(segment *s, const segment_rows *rows)
 {
     size_t count = (size_t)rows->count;
-    s->keys = sqlite3_malloc64(count * sizeof *s->keys);
+    int dense = are_dense(rows->keys, rows->count);
+    s->first_key = rows->keys[0];
+    s->keys = dense ? NULL : sqlite3_malloc64(count * sizeof *s->keys);
     s->hashes = sqlite3_malloc64(count * sizeof *s->hashes);
-    if (!s->keys || !s->hashes)
+    if ((!dense && !s->keys) || !s->hashes)
         return SQLITE_NOMEM;
-    memcpy(s->keys, rows->keys, count * sizeof *s->keys);
+    if (!dense)
+        memcpy(s->keys, rows->keys, count * sizeof *s->keys);
     memcpy(s->hashes, rows->hashes, count * sizeof *s->hashes);
     return SQLITE_OK;
 }
 
-/* Give the segment its vectors, or take over the sketch of them. */
+/* Take over the vectors, or a copy where they have room for more, for an index that views them. */
+static int take_vectors(segment *s, segment_rows *rows, char **message)
+{
+    size_t bytes = (size_t)rows->count * (size_t)rows->dimension * sizeof *rows->vectors;
+    int rc = flat_open(s->metric, NULL, 0, s->dimension, &s->flat, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    float *fitting = rows->count < rows->room ? malloc(bytes) : NULL;
+    if (fitting) {
+        memcpy(fitting, rows->vectors, bytes);
+        vector_memory_free(rows->vectors, rows->mapped);
+    }
+    s->vectors = fitting ? fitting : rows->vectors;
+    s->mapped = fitting ? 0 : rows->mapped;
+    rows->vectors = NULL;
+    rows->mapped = 0;
+    faiss_shim_view(s->flat, s->vectors, s->count);
+    return SQLITE_OK;
+}
+
+/* Give the segment its vectors, or the sketch of them. */
 static int segment_fill(segment *s, segment_rows *rows, char **message)
 {
-    float *vectors;
-    size_t components;
     int rc = segment_copy_columns(s, rows);
-    if (rc == SQLITE_OK && rows->content == SEGMENT_VECTORS) {
-        rc = flat_open(s->metric, rows->vectors, rows->count, rows->dimension, &s->flat, message);
-        if (rc == SQLITE_OK)
-            faiss_IndexFlat_xb(s->flat, &vectors, &components);
-        s->vectors = rc == SQLITE_OK ? vectors : NULL;
-    } else if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH) {
-        rc = encode_pending(rows);
-        if (rc == SQLITE_OK) {
-            sketch_close(rows->sketch);
-            atomic_store(&s->sketch, rows->sketch);
-            rows->sketch = NULL;
-        }
+    if (rc == SQLITE_OK && rows->content == SEGMENT_VECTORS)
+        return take_vectors(s, rows, message);
+    if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH)
+        rc = segment_rows_encode(rows);
+    if (rc == SQLITE_OK && rows->content == SEGMENT_SKETCH) {
+        sketch_close(rows->sketch);
+        atomic_store(&s->sketch, rows->sketch);
+        rows->sketch = NULL;
     }
     return rc;
 }
@@ -318,6 +161,7 @@ int segment_new(vector_metric metric, segment_rows *rows, segment **out, char **
     atomic_init(&s->holders, 0);
     atomic_init(&s->former, NULL);
     atomic_init(&s->judged_by, 0);
+    atomic_init(&s->misfit, 0);
     s->count = rows->count;
     s->dimension = rows->dimension;
     s->metric = metric;
@@ -346,6 +190,7 @@ void segment_release(segment *s)
         return;
     if (s->flat)
         faiss_IndexFlat_free(s->flat);
+    vector_memory_free(s->vectors, s->mapped);
     sketch_free(atomic_load_explicit(&s->sketch, memory_order_acquire));
     sketch_free(atomic_load_explicit(&s->former, memory_order_acquire));
     sqlite3_free(s->keys);
@@ -353,6 +198,8 @@ void segment_release(segment *s)
     value_list_clear(&s->values);
     sqlite3_free(s);
 }
+
+/* ---- its sketch ---- */
 
 const sketch *segment_sketch(const segment *s)
 {
@@ -385,11 +232,22 @@ int segment_wants_sketch(const segment *s, unsigned number)
     return s->count >= SKETCH_ROWS_LEAST && s->vectors && atomic_load(&s->judged_by) != number;
 }
 
-int segment_make_sketch(segment *s, basis *b, unsigned number, int *fits)
+void segment_set_judged(segment *s, unsigned number, int fits)
+{
+    atomic_store(&s->misfit, !fits);
+    atomic_store(&s->judged_by, number);
+}
+
+int segment_is_misfit(const segment *s)
+{
+    return atomic_load(&s->misfit);
+}
+
+int segment_make_sketch(segment *s, basis *b, int *fits)
 {
     sketch *fresh = NULL;
     int rc = free_former_sketch(s);
-    if (rc == SQLITE_OK && b)
+    if (rc == SQLITE_OK)
         rc = sketch_new(b, s->vectors, s->count, &fresh);
     if (rc != SQLITE_OK)
         return rc;
@@ -398,9 +256,10 @@ int segment_make_sketch(segment *s, basis *b, unsigned number, int *fits)
         atomic_store(&s->former, atomic_exchange(&s->sketch, fresh));
         free_former_sketch(s);
     }
-    atomic_store(&s->judged_by, number);
     return SQLITE_OK;
 }
+
+/* ---- its rows ---- */
 
 int segment_count(const segment *s)
 {
@@ -414,15 +273,17 @@ int segment_dimension(const segment *s)
 
 int64_t segment_key(const segment *s, int slot)
 {
-    return s->keys[slot];
+    return s->keys ? s->keys[slot] : s->first_key + slot;
 }
 
 int segment_find(const segment *s, int64_t key)
 {
     int low = 0, high = s->count - 1;
-    /* Where no rowid is missing the key says where it is. */
-    uint64_t guess = (uint64_t)key - (uint64_t)s->keys[0];
-    if (guess < (uint64_t)s->count && s->keys[guess] == key)
+    /* Where no rowid is missing the key says where it is: its place need not be read. */
+    uint64_t guess = (uint64_t)key - (uint64_t)s->first_key, count = (uint64_t)s->count;
+    if (!s->keys)
+        return guess < count ? (int)guess : -1;
+    if (guess < count && s->keys[guess] == key)
         return (int)guess;
     while (low < high) {
         int middle = low + (high - low) / 2;
@@ -463,7 +324,7 @@ static int read_from_source(const segment *s, const vector_reader *reader, const
     uint64_t *hashes = sqlite3_malloc64(((sqlite3_uint64)count + 1) * sizeof *hashes);
     int rc = keys && hashes ? SQLITE_OK : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-        keys[i] = s->keys[slots[i]];
+        keys[i] = segment_key(s, (int)slots[i]);
         hashes[i] = s->hashes[slots[i]];
     }
     if (rc == SQLITE_OK)
@@ -489,23 +350,24 @@ int segment_read(const segment *s, const vector_reader *reader, const int64_t *s
 size_t segment_bytes(const segment *s)
 {
     size_t components = s->flat ? (size_t)s->dimension : 0;
-    size_t row = components * sizeof(float) + sizeof *s->keys + sizeof *s->hashes;
+    size_t row = components * sizeof(float) + sizeof *s->hashes;
+    row += s->keys ? sizeof *s->keys : 0;
     const sketch *own = segment_hold_sketch(s);
     size_t sketched = own ? sketch_bytes(own) : 0;
     segment_let_go_sketch(s);
     return sizeof *s + (size_t)s->count * row + value_list_bytes(&s->values) + sketched;
 }
 
+/* ---- searches ---- */
+
 int segment_search(const segment *s, const float *query, int k, float *scores, int64_t *slots,
                    int *found, char **message)
 {
     if (k > s->count)
         k = s->count;
-    int threads = segment_use_one_thread();
-    int code = faiss_Index_search(s->flat, 1, query, k, scores, slots);
-    segment_restore_threads(threads);
-    if (code != 0)
-        return segment_failure(code, message);
+    int rc = flat_search(s->flat, 1, query, k, scores, slots, message);
+    if (rc != SQLITE_OK)
+        return rc;
     /* FAISS fills up with label -1 where nothing beat its starting value. */
     *found = 0;
     while (*found < k && slots[*found] >= 0)
@@ -539,10 +401,7 @@ int segment_search_batch(const segment *s, const vector_reader *reader, const fl
     int rc = s->flat ? SQLITE_OK : read_all(s, reader, &read, message);
     if (rc != SQLITE_OK)
         return rc;
-    int threads = segment_use_one_thread();
-    int code = faiss_Index_search(read ? read : s->flat, count, queries, k, scores, slots);
-    segment_restore_threads(threads);
-    rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
+    rc = flat_search(read ? read : s->flat, count, queries, k, scores, slots, message);
     if (read)
         faiss_IndexFlat_free(read);
     return rc;
@@ -570,7 +429,7 @@ int segment_largest_norm(const segment *s, const vector_reader *reader, float *n
     int rc = s->flat ? SQLITE_OK : read_all(s, reader, &read, message);
     if (rc != SQLITE_OK)
         return rc;
-    float *vectors = (float *)s->vectors;
+    float *vectors = s->vectors;
     size_t components;
     if (read)
         faiss_IndexFlat_xb(read, &vectors, &components);
@@ -580,32 +439,37 @@ int segment_largest_norm(const segment *s, const vector_reader *reader, float *n
     return rc;
 }
 
+/* ---- scores ---- */
+
 /* Slots whose scores are asked of FAISS at once; it wants every label spelled out. */
 enum { SCORES_PIECE = 1024, SCORES_PIECE_BYTES = 256 << 10 };
 
-/* Have the processor fetch the vectors of some slots that lie apart. */
-static void fetch(const float *vectors, int dimension, const idx_t *slots, int count)
+void segment_fetch(const segment *s, int slot)
 {
     enum { LINE_COMPONENTS = 16, COMPONENTS_MOST = 1024 };
-    int components = dimension < COMPONENTS_MOST ? dimension : COMPONENTS_MOST;
-    for (int i = 0; i < count; i++) {
-        const float *x = vectors + (size_t)slots[i] * (size_t)dimension;
-        for (int j = 0; j < components; j += LINE_COMPONENTS)
-            __builtin_prefetch(x + j);
-    }
+    int components = s->dimension < COMPONENTS_MOST ? s->dimension : COMPONENTS_MOST;
+    const float *x = s->flat ? segment_vector(s, slot) : NULL;
+    for (int i = 0; x && i < components; i += LINE_COMPONENTS)
+        __builtin_prefetch(x + i, 0, 1);
+}
+
+static void fetch(const segment *s, const idx_t *slots, int count)
+{
+    for (int i = 0; i < count; i++)
+        segment_fetch(s, (int)slots[i]);
 }
 
 /* Scores of some slots whose vectors are in memory, while the next ones are fetched. */
 static int score_listed(const segment *s, const float *query, const idx_t *slots, int count,
                         float *scores)
 {
-    enum { PIECE_BYTES = 48 << 10, PIECE_LEAST = 8 };
+    enum { PIECE_BYTES = 128 << 10, PIECE_LEAST = 8 };
     int code = 0, piece = PIECE_BYTES / (s->dimension * VECTOR_COMPONENT_BYTES);
     piece = piece < PIECE_LEAST ? PIECE_LEAST : piece;
-    fetch(s->vectors, s->dimension, slots, count < piece ? count : piece);
+    fetch(s, slots, count < piece ? count : piece);
     for (int begin = 0; begin < count && code == 0; begin += piece) {
         int n = count - begin < piece ? count - begin : piece, next = begin + n;
-        fetch(s->vectors, s->dimension, slots + next, count - next < piece ? count - next : piece);
+        fetch(s, slots + next, count - next < piece ? count - next : piece);
         code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, query, n, scores + begin,
                                                        slots + begin);
     }
@@ -619,113 +483,67 @@ static int score_in_memory(const FaissIndexFlat *flat, const float *query, int f
     idx_t labels[SCORES_PIECE];
     for (int i = 0; i < count; i++)
         labels[i] = first + i;
-    int threads = segment_use_one_thread();
-    int code = faiss_IndexFlat_compute_distance_subset((FaissIndexFlat *)flat, 1, query, count,
-                                                       scores, labels);
-    segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    return flat_scores(flat, 1, query, count, labels, scores, message);
 }
 
-/* Scores of a few slots whose vectors are in the source: those of an index of just these. */
-static int score_from_source(const segment *s, const vector_reader *reader, const float *query,
-                             const int64_t *slots, int first, int count, float *scores,
-                             float *vectors, char **message)
+/* Scores of a few slots whose vectors are in the source, against an index of the query alone.
+** Both metrics are symmetric to the last bit: each component enters as a product of two factors
+** or a square of a difference. */
+static int score_from_source(const segment *s, const vector_reader *reader,
+                             const FaissIndexFlat *query, const int64_t *slots, int first,
+                             int count, float *scores, float *vectors, char **message)
 {
     int64_t numbers[SCORES_PIECE];
-    FaissIndexFlat *flat = NULL;
     for (int i = 0; i < count; i++)
         numbers[i] = slots ? slots[i] : first + i;
     int rc = segment_read(s, reader, numbers, count, vectors, message);
-    if (rc == SQLITE_OK)
-        rc = flat_open(s->metric, vectors, count, s->dimension, &flat, message);
-    if (rc == SQLITE_OK)
-        rc = score_in_memory(flat, query, 0, count, scores, message);
+    if (rc != SQLITE_OK)
+        return rc;
+    memset(numbers, 0, (size_t)count * sizeof *numbers); /* the query's place */
+    return flat_scores(query, count, vectors, 1, numbers, scores, message);
+}
+
+/* Rows that are read and scored together: so few that they are still in the processor's cache. */
+static int rows_at_once(const segment *s)
+{
+    int row = s->dimension * VECTOR_COMPONENT_BYTES, rows = SCORES_PIECE_BYTES / row + 1;
+    return rows < SCORES_PIECE ? rows : SCORES_PIECE;
+}
+
+static int score_all_from_source(const segment *s, const vector_reader *reader, const float *query,
+                                 const int64_t *slots, int count, float *scores, char **message)
+{
+    int piece = rows_at_once(s);
+    FaissIndexFlat *flat = NULL;
+    size_t held = (size_t)(count < piece ? count + 1 : piece);
+    float *vectors = sqlite3_malloc64(held * (size_t)s->dimension * sizeof *vectors);
+    int rc = vectors ? flat_open(s->metric, query, 1, s->dimension, &flat, message) : SQLITE_NOMEM;
+    for (int begin = 0; begin < count && rc == SQLITE_OK; begin += piece) {
+        int n = count - begin < piece ? count - begin : piece;
+        rc = score_from_source(s, reader, flat, slots ? slots + begin : NULL, begin, n,
+                               scores + begin, vectors, message);
+    }
     if (flat)
         faiss_IndexFlat_free(flat);
+    sqlite3_free(vectors);
     return rc;
 }
 
 int segment_scores(const segment *s, const vector_reader *reader, const float *query,
                    const int64_t *slots, int count, float *scores, char **message)
 {
-    int piece = SCORES_PIECE, rc = SQLITE_OK;
-    float *vectors = NULL;
-    if (s->flat && slots) {
+    if (!s->flat)
+        return score_all_from_source(s, reader, query, slots, count, scores, message);
+    if (slots) {
         int threads = segment_use_one_thread();
         int code = score_listed(s, query, slots, count, scores);
         segment_restore_threads(threads);
         return code == 0 ? SQLITE_OK : segment_failure(code, message);
     }
-    if (!s->flat) {
-        size_t row = (size_t)s->dimension * sizeof *vectors;
-        piece = row < SCORES_PIECE_BYTES / SCORES_PIECE ? SCORES_PIECE
-                                                        : (int)(SCORES_PIECE_BYTES / row) + 1;
-        vectors = sqlite3_malloc64((size_t)(count < piece ? count + 1 : piece) * row);
-        if (!vectors)
-            return SQLITE_NOMEM;
+    int rc = SQLITE_OK;
+    for (int begin = 0; begin < count && rc == SQLITE_OK; begin += SCORES_PIECE) {
+        int n = count - begin < SCORES_PIECE ? count - begin : SCORES_PIECE;
+        rc = score_in_memory(s->flat, query, begin, n, scores + begin, message);
     }
-    for (int begin = 0; begin < count && rc == SQLITE_OK; begin += piece) {
-        int n = count - begin < piece ? count - begin : piece;
-        const int64_t *own = slots ? slots + begin : NULL;
-        rc = s->flat ? score_in_memory(s->flat, query, begin, n, scores + begin, message)
-                     : score_from_source(s, reader, query, own, begin, n, scores + begin, vectors,
-                                         message);
-    }
-    sqlite3_free(vectors);
     return rc;
-}
-
-int scorer_open(vector_metric metric, const float *query, int dimension, scorer **out,
-                char **message)
-{
-    *out = NULL;
-    scorer *s = sqlite3_malloc64(sizeof *s);
-    if (!s)
-        return SQLITE_NOMEM;
-    *s = (scorer){.dimension = dimension, .normalize = metric == METRIC_KIND_COSINE};
-    s->scratch = sqlite3_malloc64((size_t)dimension * sizeof *s->scratch);
-    int rc = s->scratch ? SQLITE_OK : SQLITE_NOMEM;
-    if (rc == SQLITE_OK) {
-        memcpy(s->scratch, query, (size_t)dimension * sizeof *query);
-        if (s->normalize)
-            segment_normalize(s->scratch, dimension);
-        rc = flat_open(metric, s->scratch, 1, dimension, &s->flat, message);
-    }
-    if (rc != SQLITE_OK) {
-        scorer_close(s);
-        return rc;
-    }
-    *out = s;
-    return SQLITE_OK;
-}
-
-int scorer_score(scorer *s, const float *x, float *score, char **message)
-{
-    if (s->normalize) {
-        memcpy(s->scratch, x, (size_t)s->dimension * sizeof *x);
-        segment_normalize(s->scratch, s->dimension);
-        x = s->scratch;
-    }
-    /* Both metrics are symmetric to the last bit: each component enters as a
-    ** product of two factors or a square of a difference. */
-    const idx_t first = 0;
-    int threads = segment_use_one_thread();
-    int code = faiss_IndexFlat_compute_distance_subset(s->flat, 1, x, 1, score, &first);
-    segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
-}
-
-int scorer_dimension(const scorer *s)
-{
-    return s->dimension;
-}
-
-void scorer_close(scorer *s)
-{
-    if (!s)
-        return;
-    if (s->flat)
-        faiss_IndexFlat_free(s->flat);
-    sqlite3_free(s->scratch);
-    sqlite3_free(s);
 }

@@ -65,6 +65,7 @@ int sieve_add(sieve *s, const sketch *of, int segment, int count, int listed, co
                                              .count = count,
                                              .slots = listed ? s->slots + s->rows : NULL,
                                              .distances = s->distances + s->rows,
+                                             .within = SIEVE_TAKEN,
                                              .skip = skip};
     s->rows += count;
     return SQLITE_OK;
@@ -96,18 +97,18 @@ void sieve_go_on(sieve *s, int part, int line, double bound)
     sieve_part *p = &s->parts[part];
     int32_t limit = sketch_limit(p->of, s->query, p->line, bound);
     limit = limit < SIEVE_TAKEN ? limit : SIEVE_TAKEN - 1;
-    if (p->slots) {
+    if (p->slots && limit < p->within) {
         p->count = kernel_keep(p->slots, p->distances, p->count, limit);
-    } else {
+    } else if (!p->slots) {
         p->slots = s->slots + (p->distances - s->distances);
         p->count = kernel_places_within(p->distances, p->count, limit, p->slots);
-        for (int i = 0; i < p->count; i++) /* its slot is no less than i */
-            p->distances[i] = p->distances[p->slots[i]];
     }
     while (p->line < line) {
         p->line++;
         p->count = sketch_go_on(p->of, s->query, p->line, bound, p->slots, p->distances, p->count);
+        limit = sketch_limit(p->of, s->query, p->line, bound);
     }
+    p->within = limit;
 }
 
 /* ---- the most promising rows ---- */
@@ -118,38 +119,25 @@ typedef struct near_row {
     int part, at;
 } near_row;
 
-/* The one that would stand at a place if they were in order, which they are not afterwards. */
-static int32_t select_nth(int32_t *x, int count, int nth)
+/* The one that would stand at a place if they were in order: the least that more than `nth` are
+** within. Counting them all for each of its bits is faster than moving them. */
+static int32_t find_nth(const int32_t *x, int count, int nth)
 {
-    int low = 0, high = count - 1;
+    int64_t low = INT32_MIN, high = INT32_MAX;
     while (low < high) {
-        int32_t pivot = x[low + (high - low) / 2];
-        int i = low, j = high;
-        while (i <= j) {
-            while (x[i] < pivot)
-                i++;
-            while (x[j] > pivot)
-                j--;
-            if (i > j)
-                break;
-            int32_t moved = x[i];
-            x[i++] = x[j];
-            x[j--] = moved;
-        }
-        if (nth <= j)
-            high = j;
-        else if (nth >= i)
-            low = i;
+        int64_t middle = low + (high - low) / 2;
+        if (kernel_count_within(x, count, (int32_t)middle) > nth)
+            high = middle;
         else
-            break;
+            low = middle + 1;
     }
-    return x[nth];
+    return (int32_t)low;
 }
 
 /* Of how many distances the least is looked at, so that there are more than `wide` of these. */
 static int block_of(int64_t left, int wide)
 {
-    const int blocks[] = {64, 16, 4};
+    const int blocks[] = {64, 32, 16, 8, 4};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
         if (left / blocks[i] >= 2 * (int64_t)wide)
             return blocks[i];
@@ -157,35 +145,50 @@ static int block_of(int64_t left, int wide)
     return 1;
 }
 
-/* A distance that at least `wide` rows are within, and not many more. INT32_MIN when memory is
-** short. */
-static int32_t distance_of(const sieve *s, int wide)
+/* The least of each block of rows, those of one part after those of another; returns how many. */
+static int find_least(const sieve *s, int block, int32_t *least)
 {
-    int block = block_of(sieve_left(s), wide), count = 0;
-    size_t room = (size_t)sieve_left(s) / (size_t)block + (size_t)s->part_count + 1;
-    int32_t *least = sqlite3_malloc64(room * sizeof *least);
-    if (!least)
-        return INT32_MIN;
+    int count = 0;
     for (int i = 0; i < s->part_count; i++)
         count += kernel_least(s->parts[i].distances, s->parts[i].count, block, least + count);
-    int32_t limit = wide < count ? select_nth(least, count, wide) : SIEVE_TAKEN - 1;
-    sqlite3_free(least);
-    return limit < SIEVE_TAKEN ? limit : SIEVE_TAKEN - 1;
+    return count;
 }
 
-/* Rows within a distance; no more than there is room for. */
-static int find_within(const sieve *s, int32_t limit, int room, near_row *rows)
+/* Rows within a distance, in blocks of which the least is; no more than there is room for. */
+static int find_within(const sieve *s, const int32_t *least, int block, int32_t limit, int room,
+                       near_row *rows)
 {
     int found = 0;
     for (int i = 0; i < s->part_count; i++) {
         const sieve_part *p = &s->parts[i];
-        for (int at = -1; found < room; found++) {
-            at = kernel_next_within(p->distances, at + 1, p->count, limit);
-            if (at == p->count)
-                break;
-            rows[found] = (near_row){p->distances[at], i, at};
+        for (int begin = 0; begin < p->count; begin += block) {
+            if (*least++ > limit)
+                continue;
+            int end = begin + block < p->count ? begin + block : p->count, at = begin - 1;
+            while ((at = kernel_next_within(p->distances, at + 1, end, limit)) < end) {
+                if (found == room)
+                    return found;
+                rows[found++] = (near_row){p->distances[at], i, at};
+            }
         }
     }
+    return found;
+}
+
+/* Rows within a distance that at least `wide` are within, and not many more: `room` at most.
+** Returns how many; -1 when memory is short. */
+static int find_promising(const sieve *s, int wide, int room, near_row *rows)
+{
+    int block = block_of(sieve_left(s), wide);
+    size_t blocks = (size_t)sieve_left(s) / (size_t)block + (size_t)s->part_count + 1;
+    int32_t *least = sqlite3_malloc64(blocks * sizeof *least);
+    if (!least)
+        return -1;
+    int count = find_least(s, block, least);
+    int32_t limit = wide < count ? find_nth(least, count, wide) : SIEVE_TAKEN - 1;
+    limit = limit < SIEVE_TAKEN ? limit : SIEVE_TAKEN - 1;
+    int found = find_within(s, least, block, limit, room, rows);
+    sqlite3_free(least);
     return found;
 }
 
@@ -199,12 +202,14 @@ static void look_closer(const sieve *s, const near_row *rows, int count, int64_t
         distances[i] = rows[i].distance;
     }
     for (int line = p->line + 1; line < sketch_lines(p->of); line++)
+        sketch_fetch(p->of, line, slots, count);
+    for (int line = p->line + 1; line < sketch_lines(p->of); line++)
         sketch_go_on(p->of, s->query, line, INFINITY, slots, distances, count);
 }
 
 /* Of rows that were found, take out those that are the nearest by all lines. */
 static int take_nearest(sieve *s, const near_row *found, int count, int most, int64_t *slots,
-                        int32_t *distances, int32_t *sorted, sieve_row *rows)
+                        int32_t *distances, sieve_row *rows)
 {
     int taken = 0;
     for (int i = 0, n; i < count; i += n) {
@@ -212,12 +217,12 @@ static int take_nearest(sieve *s, const near_row *found, int count, int most, in
             ;
         look_closer(s, found + i, n, slots + i, distances + i);
     }
-    memcpy(sorted, distances, (size_t)count * sizeof *sorted);
-    int32_t limit = count > most ? select_nth(sorted, count, most - 1) : SIEVE_TAKEN;
+    int32_t limit = count > most ? find_nth(distances, count, most - 1) : SIEVE_TAKEN;
     for (int i = 0; i < count && taken < most; i++) {
         if (distances[i] > limit)
             continue;
         s->parts[found[i].part].distances[found[i].at] = SIEVE_TAKEN;
+        s->parts[found[i].part].within = SIEVE_TAKEN;
         rows[taken++] = (sieve_row){found[i].part, (int)slots[i]};
     }
     return taken;
@@ -228,13 +233,9 @@ int sieve_take(sieve *s, int wide, int most, sieve_row *rows)
     sqlite3_uint64 room = 2 * (sqlite3_uint64)wide;
     near_row *found = sqlite3_malloc64(room * sizeof *found);
     int64_t *slots = sqlite3_malloc64(room * sizeof *slots);
-    int32_t *distances = sqlite3_malloc64(2 * room * sizeof *distances);
-    int32_t limit = distance_of(s, wide);
-    int taken = -1;
-    if (found && slots && distances && limit != INT32_MIN) {
-        int count = find_within(s, limit, (int)room, found);
-        taken = take_nearest(s, found, count, most, slots, distances, distances + room, rows);
-    }
+    int32_t *distances = sqlite3_malloc64(room * sizeof *distances);
+    int count = found && slots && distances ? find_promising(s, wide, (int)room, found) : -1;
+    int taken = count < 0 ? -1 : take_nearest(s, found, count, most, slots, distances, rows);
     sqlite3_free(found);
     sqlite3_free(slots);
     sqlite3_free(distances);

@@ -16,6 +16,7 @@ typedef struct sieve_part {
     int64_t *slots;     /* … in ascending order; NULL while they are 0, 1, … */
     int32_t *distances; /* by the line reached; SIEVE_TAKEN for rows that are no longer there */
     int line;
+    int32_t within;       /* all distances are; SIEVE_TAKEN where that is not known */
     const uint64_t *skip; /* a bit for each row that is not to be there; NULL for none */
     int64_t *outliers;    /* rows that no code says anything of, ascending */
     int outlier_count;

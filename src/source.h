@@ -47,6 +47,7 @@ typedef enum source_statement {
     SOURCE_READ_REST,        /* ?1: a rowid; those behind it */
     SOURCE_READ_FROM,        /* ?1: a rowid; it and those behind it; the id is NULL */
     SOURCE_LAST_KEY,         /* of its rows; no other columns */
+    SOURCE_HAS_ROWS,         /* ?1: a number; a row if there are more rows, and no other columns */
     SOURCE_SCAN,             /* every row with an embedding that the filter allows */
     SOURCE_ROW_BY_KEY,       /* ?1: a rowid; the embedding is NULL */
     SOURCE_EMBEDDING_BY_KEY, /* ?1: a rowid */
@@ -88,6 +89,8 @@ int source_connect(sqlite3 *db, const char *schema, const char *table, int *exis
 ** are found in any case, the exact names are stored. */
 int source_resolve(sqlite3 *db, const char *schema, const char *table, const char *id,
                    const char *embedding, source *out, char **message);
+
+/* Free what it owns, and make it empty. */
 void source_clear(source *s);
 
 /* Whether both read the same columns in the same way. */

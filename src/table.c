@@ -1,19 +1,16 @@
 #include "table.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-#include "approximate.h"
-#include "checkpoint.h"
-#include "config.h"
+#include "best_index.h"
+#include "commands.h"
 #include "cursor.h"
 #include "message.h"
-#include "snapshot.h"
+#include "options.h"
 #include "sql_text.h"
-#include "stored.h"
-#include "workers.h"
+#include "table_source.h"
 
-enum { ROWS_GUESSED = 100000, DIMENSION_MOST = 1 << 20 };
+enum { ROWS_GUESSED = 100000 };
 enum { INTEGRITY_AVAILABLE = 3044000 }; /* xIntegrity; called only from that version on */
 
 /* Declared columns, in this order. */
@@ -27,14 +24,24 @@ enum {
                   ** the command's and those of the source */
 };
 
-static int is_approximate(const faiss_table *t)
+int table_is_approximate(const faiss_table *t)
 {
     return *t->definition.kind.text != 0;
 }
 
+config_place table_config_place(const faiss_table *t)
+{
+    return (config_place){t->connection->db, t->schema, t->name, table_is_approximate(t)};
+}
+
+checkpoint_place table_checkpoint_place(const faiss_table *t)
+{
+    return (checkpoint_place){t->connection->db, t->schema, t->name};
+}
+
 static int command_column(const faiss_table *t)
 {
-    return is_approximate(t) ? COLUMN_EFFORT + PLAN_EFFORTS : COLUMN_EFFORT;
+    return table_is_approximate(t) ? COLUMN_EFFORT + SEARCH_EFFORTS : COLUMN_EFFORT;
 }
 
 int table_failure(sqlite3_vtab *base, int rc, char *message)
@@ -46,422 +53,15 @@ int table_failure(sqlite3_vtab *base, int rc, char *message)
     return rc;
 }
 
-/* ---- arguments of CREATE VIRTUAL TABLE ---- */
-
-static int parse_metric(const char *value, definition *d)
-{
-    return vector_metric_parse(value, &d->metric);
-}
-
-static int parse_text(const char *value, char **to)
-{
-    sqlite3_free(*to);
-    *to = *value ? sqlite3_mprintf("%s", value) : NULL;
-    return *to != NULL;
-}
-
-static int parse_id(const char *value, definition *d)
-{
-    return parse_text(value, &d->id);
-}
-
-static int parse_embedding(const char *value, definition *d)
-{
-    return parse_text(value, &d->embedding);
-}
-
-static int parse_number(const char *value, int most, int *number)
-{
-    char *end;
-    long n = strtol(value, &end, 10);
-    if (end == value || *end || n < 1 || n > most)
-        return 0;
-    *number = (int)n;
-    return 1;
-}
-
-static int parse_dimension(const char *value, definition *d)
-{
-    return parse_number(value, DIMENSION_MOST, &d->dimension);
-}
-
-static int parse_switch(const char *value, int *on)
-{
-    *on = sqlite3_stricmp(value, "on") == 0;
-    return *on || sqlite3_stricmp(value, "off") == 0;
-}
-
-static int parse_strict(const char *value, definition *d)
-{
-    return parse_switch(value, &d->strict);
-}
-
-static int parse_live(const char *value, definition *d)
-{
-    int on;
-    if (!parse_switch(value, &on))
-        return 0;
-    d->must_be_live = on;
-    d->not_live = !on;
-    return 1;
-}
-
-static int parse_memory(const char *value, definition *d)
-{
-    d->low_memory = sqlite3_stricmp(value, "low") == 0;
-    return d->low_memory || sqlite3_stricmp(value, "full") == 0;
-}
-
-/* The string is looked at when the metric is known, too. */
-static int parse_index(const char *value, definition *d)
-{
-    if (!*value || strlen(value) >= sizeof d->kind.text)
-        return 0;
-    memcpy(d->kind.text, value, strlen(value) + 1);
-    return 1;
-}
-
-static int parse_ef_construction(const char *value, definition *d)
-{
-    return parse_number(value, EF_CONSTRUCTION_MOST, &d->kind.ef_construction);
-}
-
-static int parse_ef_search(const char *value, definition *d)
-{
-    return parse_number(value, EFFORT_MOST, &d->effort.ef_search);
-}
-
-static int parse_nprobe(const char *value, definition *d)
-{
-    return parse_number(value, EFFORT_MOST, &d->effort.nprobe);
-}
-
-static int parse_rerank(const char *value, definition *d)
-{
-    return parse_number(value, RERANK_MOST, &d->effort.rerank);
-}
-
-static int parse_threads(const char *value, definition *d)
-{
-    return parse_number(value, WORKERS_MOST, &d->threads);
-}
-
-static const struct option {
-    const char *name;
-    int (*parse)(const char *value, definition *d); /* 0 for a value that is not allowed */
-    const char *allowed;
-} options[] = {
-    {"metric", parse_metric, "l2, ip or cosine"},
-    {"id", parse_id, "a column name"},
-    {"embedding", parse_embedding, "a column name"},
-    {"dimension", parse_dimension, "a whole number from 1 to 1048576"},
-    {"strict", parse_strict, "on or off"},
-    {"live", parse_live, "on or off"},
-    {"memory", parse_memory, "full or low"},
-    {"index", parse_index, "a factory string of FAISS such as HNSW32 or 'IVF1024,Flat'"},
-    {"ef_construction", parse_ef_construction, "a whole number from 1 to 4096"},
-    {"ef_search", parse_ef_search, "a whole number from 1 to 1048576"},
-    {"nprobe", parse_nprobe, "a whole number from 1 to 1048576"},
-    {"rerank", parse_rerank, "a whole number from 1 to 1000"},
-    {"threads", parse_threads, "a whole number from 1 to 64"},
-};
-enum { OPTIONS = sizeof options / sizeof *options };
-
-static int unknown_option(const char *name, char **message)
-{
-    sqlite3_str *known = sqlite3_str_new(NULL);
-    for (int i = 0; i < OPTIONS; i++)
-        sqlite3_str_appendf(known, "%s%s", i ? ", " : "", options[i].name);
-    char *list = sqlite3_str_finish(known);
-    int rc = set_message(
-        message, sqlite3_mprintf("unknown option: %s (expected %s)", name, list ? list : ""));
-    sqlite3_free(list);
-    return rc;
-}
-
-static int parse_option(const char *argument, definition *d, int *given, char **message)
-{
-    const char *equals = strchr(argument, '=');
-    if (!equals) {
-        return set_message(message,
-                           sqlite3_mprintf("malformed option: %s (expected name=value)", argument));
-    }
-    char *name = sql_unquote(argument, (size_t)(equals - argument));
-    char *value = sql_unquote(equals + 1, strlen(equals + 1));
-    int rc = name && value ? SQLITE_OK : SQLITE_NOMEM;
-    const struct option *found = NULL;
-    for (int i = 0; rc == SQLITE_OK && i < OPTIONS; i++) {
-        if (sqlite3_stricmp(name, options[i].name) == 0)
-            found = &options[i];
-    }
-    if (rc == SQLITE_OK && !found)
-        rc = unknown_option(name, message);
-    else if (rc == SQLITE_OK && given[found - options]++)
-        rc = set_message(message, sqlite3_mprintf("option %s is given twice", found->name));
-    else if (rc == SQLITE_OK && !found->parse(value, d))
-        rc = set_message(message,
-                         sqlite3_mprintf("%s=%s: expected %s", found->name, value, found->allowed));
-    sqlite3_free(name);
-    sqlite3_free(value);
-    return rc;
-}
-
-/* What is said of an approximate index must belong to its kind. */
-static int check_kind(definition *d, char **message)
-{
-    int ef_construction = d->kind.ef_construction, rc = SQLITE_OK;
-    if (*d->kind.text) {
-        char text[INDEX_KIND_TEXT];
-        memcpy(text, d->kind.text, sizeof text);
-        rc = index_kind_parse(text, d->metric, &d->kind, message);
-        d->kind.ef_construction = ef_construction;
-    }
-    return rc == SQLITE_OK ? search_effort_check(&d->kind, &d->effort, message) : rc;
-}
-
-/* The length of an option: up to the next comma that is not within quotes. */
-static size_t option_length(const char *text)
-{
-    char quote = 0;
-    size_t i = 0;
-    for (; text[i] && (quote || text[i] != ','); i++) {
-        char closing = quote == '[' ? ']' : quote;
-        if (quote && text[i] == closing)
-            quote = 0;
-        else if (!quote && strchr("'\"`[", text[i]))
-            quote = text[i];
-    }
-    return i;
-}
-
-int table_parse_options(const char *text, definition *d, char **message)
-{
-    int given[OPTIONS] = {0}, rc = SQLITE_OK;
-    while (rc == SQLITE_OK && *text) {
-        size_t length = option_length(text);
-        char *option = sqlite3_mprintf("%.*s", (int)length, text);
-        rc = option ? parse_option(option, d, given, message) : SQLITE_NOMEM;
-        sqlite3_free(option);
-        text += length + (text[length] == ',');
-    }
-    return rc == SQLITE_OK ? check_kind(d, message) : rc;
-}
-
-enum {
-    ARGUMENT_SCHEMA = 1,
-    ARGUMENT_NAME = 2,
-    ARGUMENT_DATABASE = 3,
-    ARGUMENT_TABLE = 4,
-    ARGUMENT_OPTIONS = 5
-};
-
-static int parse_arguments(int argc, const char *const *argv, definition *d, char **message)
-{
-    *d = (definition){.strict = 1, .metric = METRIC_KIND_L2, .reads_columns = 1};
-    int given[OPTIONS] = {0};
-    if (argc < ARGUMENT_OPTIONS) {
-        return set_message(message, sqlite3_mprintf("expected USING faiss(database, table [, "
-                                                    "option=value]...)"));
-    }
-    d->schema = sql_unquote(argv[ARGUMENT_DATABASE], strlen(argv[ARGUMENT_DATABASE]));
-    d->table = sql_unquote(argv[ARGUMENT_TABLE], strlen(argv[ARGUMENT_TABLE]));
-    int rc = d->schema && d->table ? SQLITE_OK : SQLITE_NOMEM;
-    /* A file attached under another name keeps working: "main" is where the
-    ** table itself lives. In temp, names are taken as written. */
-    const char *own = argv[ARGUMENT_SCHEMA];
-    if (rc == SQLITE_OK && sqlite3_stricmp(d->schema, "main") == 0 &&
-        sqlite3_stricmp(own, "temp") != 0) {
-        sqlite3_free(d->schema);
-        d->schema = sqlite3_mprintf("%s", own);
-        rc = d->schema ? SQLITE_OK : SQLITE_NOMEM;
-    }
-    for (int i = ARGUMENT_OPTIONS; rc == SQLITE_OK && i < argc; i++)
-        rc = parse_option(argv[i], d, given, message);
-    return rc == SQLITE_OK ? check_kind(d, message) : rc;
-}
-
-/* ---- CREATE: looking at the source ---- */
-
-static int check_rows(faiss_table *t, const source *s, int *dimension, char **message)
-{
-    enum { TYPE, LENGTH };
-    sqlite3 *db = t->connection->db;
-    sqlite3_stmt *first, *odd = NULL;
-    t->connection->reading_source++;
-    int rc = source_prepare(db, s, SOURCE_FIRST_EMBEDDING, NULL, &first, message);
-    int bytes = t->definition.dimension * VECTOR_COMPONENT_BYTES;
-    if (rc == SQLITE_OK && (rc = sqlite3_step(first)) == SQLITE_ROW && !bytes) {
-        const char *type = (const char *)sqlite3_column_text(first, TYPE);
-        if (type && strcmp(type, "blob") == 0)
-            bytes = sqlite3_column_int(first, LENGTH);
-        if (bytes % VECTOR_COMPONENT_BYTES)
-            bytes = 0;
-    }
-    sqlite3_finalize(first);
-    rc = rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
-    if (rc == SQLITE_OK && t->definition.strict)
-        rc = source_prepare(db, s, SOURCE_FIRST_ODD_ROW, NULL, &odd, message);
-    if (rc == SQLITE_OK && odd) {
-        sqlite3_bind_int(odd, 1, bytes);
-        rc = sqlite3_step(odd);
-    }
-    if (odd && rc == SQLITE_ROW) {
-        row_value id = value_from_sql(sqlite3_column_value(odd, 0));
-        char expected[64];
-        sqlite3_snprintf(sizeof expected, expected, "a BLOB of %d bytes (%d float32)", bytes,
-                         bytes / VECTOR_COMPONENT_BYTES);
-        rc =
-            source_bad_row(s, sqlite3_column_int64(odd, 3), &id,
-                           sqlite3_mprintf("a value of type %s and length %d",
-                                           sqlite3_column_text(odd, 1), sqlite3_column_int(odd, 2)),
-                           bytes ? expected : "a BLOB of float32 components", message);
-    } else if (rc != SQLITE_OK && rc != SQLITE_DONE && !*message) {
-        rc = source_failure(db, s, rc, message);
-    } else if (rc == SQLITE_DONE) {
-        rc = SQLITE_OK;
-    }
-    sqlite3_finalize(odd);
-    t->connection->reading_source--;
-    *dimension = bytes / VECTOR_COMPONENT_BYTES;
-    return rc;
-}
-
-/* A name that would hide one of ours, or be hidden by it. */
-static int check_name(const faiss_table *t, const char *name, const char *embedding, char **message)
-{
-    static const char *const efforts[PLAN_EFFORTS] = {"ef_search", "nprobe", "rerank"};
-    for (int i = 0; i < PLAN_EFFORTS && *t->definition.kind.text; i++) {
-        if (sqlite3_stricmp(name, efforts[i]) == 0 || sqlite3_stricmp(embedding, efforts[i]) == 0)
-            return set_message(message, sqlite3_mprintf("%s is a column of faiss tables with an "
-                                                        "approximate index: it cannot have another "
-                                                        "meaning",
-                                                        efforts[i]));
-    }
-    const char *const taken[] = {"id", "score", "distance", "k", embedding};
-    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
-        if (sqlite3_stricmp(name, taken[i]) == 0) {
-            return set_message(message,
-                               sqlite3_mprintf("a faiss table cannot have the name of its own "
-                                               "column %s",
-                                               taken[i]));
-        }
-        if (i + 1 < sizeof taken / sizeof *taken && sqlite3_stricmp(embedding, taken[i]) == 0) {
-            return set_message(message,
-                               sqlite3_mprintf("an embedding column named %s cannot be told from "
-                                               "the faiss table's own",
-                                               embedding));
-        }
-    }
-    return SQLITE_OK;
-}
-
-static int is_faiss_table(const connection *c, const source *s)
-{
-    return s->kind == SOURCE_VIRTUAL && connection_find_table(c, s->schema, s->table);
-}
-
-/* Whether the table is to follow its source by a change log: where it can, unless
-** the user says otherwise. */
-static int decide_live(const faiss_table *t, const source *s, int *live, char **message)
-{
-    const definition *d = &t->definition;
-    char *why = NULL;
-    int rc = SQLITE_OK;
-    *live = 0;
-    if (d->not_live)
-        return SQLITE_OK;
-    if (sqlite3_stricmp(s->schema, t->schema) != 0)
-        why = sqlite3_mprintf("it is in another schema than %s", t->name);
-    else
-        rc = storage_obstacle(t->connection->db, s, &why, message);
-    *live = rc == SQLITE_OK && !why;
-    if (rc == SQLITE_OK && !*live && d->must_be_live)
-        rc = set_message(message, sqlite3_mprintf("live=on: %s.%s cannot have a change log: %s",
-                                                  s->schema, s->table, why));
-    sqlite3_free(why);
-    return rc;
-}
-
-/* Find the source and check it. */
-static int find_source(const faiss_table *t, source *s, char **message)
-{
-    sqlite3 *db = t->connection->db;
-    const definition *d = &t->definition;
-    char *schema = NULL;
-    int rc = source_find_database(db, d->schema, &schema, message);
-    t->connection->reading_source++;
-    if (rc == SQLITE_OK)
-        rc = source_resolve(db, schema, d->table, d->id, d->embedding, s, message);
-    t->connection->reading_source--;
-    sqlite3_free(schema);
-    if (rc == SQLITE_OK && is_faiss_table(t->connection, s)) {
-        rc = set_message(message, sqlite3_mprintf("%s.%s is itself a faiss table: name its source",
-                                                  s->schema, s->table));
-    }
-    return rc == SQLITE_OK ? check_name(t, t->name, s->embedding, message) : rc;
-}
-
-/* Whether vectors can be left in the source: a search reads them by their rowids. */
-static int check_memory(const faiss_table *t, const source *s, char **message)
-{
-    const definition *d = &t->definition;
-    const char *why = s->kind == SOURCE_VIEW      ? "it is a view"
-                      : s->kind == SOURCE_VIRTUAL ? "it is a virtual table"
-                      : !s->rowid                 ? "its rows have no rowid"
-                                                  : NULL;
-    if (!d->low_memory || !why)
-        return SQLITE_OK;
-    return set_message(message,
-                       sqlite3_mprintf("memory=low: the vectors of %s.%s cannot be read again row "
-                                       "by row: %s",
-                                       s->schema, s->table, why));
-}
-
-/* Store what is known of the source, and have its changes logged. */
-typedef int store_settings(const config_place *place, const column_list *l,
-                           const config_settings *settings, char **message);
-
-static int store(faiss_table *t, const source *s, store_settings *put, int anew, column_list *l,
-                 char **message)
-{
-    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
-    config_settings settings = {.source = s->table, .id = s->id, .strict = t->definition.strict};
-    int rc = sqlite3_txn_state(place.db, t->schema) == SQLITE_TXN_WRITE
-                 ? check_rows(t, s, &settings.dimension, message)
-                 : SQLITE_ABORT_ROLLBACK;
-    const definition *d = &t->definition;
-    if (rc == SQLITE_OK && *d->kind.text && settings.dimension)
-        rc = approximate_check(&d->kind, d->metric, settings.dimension, message);
-    if (rc == SQLITE_OK)
-        rc = check_memory(t, s, message);
-    if (rc == SQLITE_OK)
-        rc = decide_live(t, s, &settings.live, message);
-    if (rc == SQLITE_OK)
-        rc = column_list_of(s, t->name, is_approximate(t), l);
-    if (rc == SQLITE_OK)
-        rc = put(&place, l, &settings, message);
-    l->live = settings.live;
-    if (rc == SQLITE_OK && settings.live)
-        rc = storage_arm(place.db, s, anew, message);
-    if (rc == SQLITE_OK && sqlite3_txn_state(place.db, t->schema) != SQLITE_TXN_WRITE)
-        rc = SQLITE_ABORT_ROLLBACK;
-    return rc;
-}
-
-static checkpoint_place place_of(const faiss_table *t)
-{
-    return (checkpoint_place){t->connection->db, t->schema, t->name};
-}
-
 /* Check the source, fill in the column list, make the shadow tables and the log. */
 static int create_columns(faiss_table *t, column_list *l, char **message)
 {
     source s = {0};
-    int rc = find_source(t, &s, message);
+    int rc = table_find_source(t, &s, message);
     if (rc == SQLITE_OK)
-        rc = store(t, &s, config_create, 0, l, message);
-    checkpoint_place place = place_of(t);
-    if (rc == SQLITE_OK && is_approximate(t))
+        rc = table_store(t, &s, config_create, 0, l, message);
+    checkpoint_place place = table_checkpoint_place(t);
+    if (rc == SQLITE_OK && table_is_approximate(t))
         rc = checkpoint_create(&place, message);
     source_clear(&s);
     return rc;
@@ -482,7 +82,7 @@ static char *declaration(const faiss_table *t, const column_list *l, const char 
                         "CREATE TABLE x(id %s COLLATE \"%w\", score REAL, distance REAL, "
                         "\"%w\" HIDDEN BLOB, k HIDDEN BLOB%s, \"%w\" HIDDEN BLOB",
                         l->id_affinity, id_collation, l->embedding,
-                        is_approximate(t) ? effort_columns : "", t->name);
+                        table_is_approximate(t) ? effort_columns : "", t->name);
     for (int i = 0; i < l->count; i++)
         sqlite3_str_appendf(sql, ", \"%w\" HIDDEN %s", l->columns[i].offered,
                             l->columns[i].affinity);
@@ -521,7 +121,7 @@ static int declare(faiss_table *t, column_list *l, char **message)
                            .embedding = own->embedding,
                            .has_rowid = own->has_rowid,
                            .id_is_rowid = own->id_is_rowid,
-                           .is_approximate = is_approximate(t),
+                           .is_approximate = table_is_approximate(t),
                            .effort = COLUMN_EFFORT,
                            .metric_known = 1,
                            .metric = t->definition.metric,
@@ -542,14 +142,14 @@ static const char *embedding_name(const faiss_table *t)
 
 static int load_columns(faiss_table *t, column_list *l)
 {
-    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
+    config_place place = table_config_place(t);
     return config_load(&place, embedding_name(t), l, &t->damage);
 }
 
 /* Stored columns that cannot be declared: let the table be dropped at least. */
 static int declare_default(faiss_table *t, column_list *l, char **message)
 {
-    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
+    config_place place = table_config_place(t);
     column_list_clear(l);
     if (!t->damage)
         t->damage = config_describe_damage(&place, "unknown columns");
@@ -607,7 +207,7 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     column_list list = {0};
     int rc = t->schema && t->name ? SQLITE_OK : SQLITE_NOMEM;
     if (rc == SQLITE_OK)
-        rc = parse_arguments(argc, argv, &t->definition, message);
+        rc = options_from_arguments(argc, argv, &t->definition, message);
     if (rc == SQLITE_ERROR && !is_create)
         rc = set_damage(t, message);
     if (rc == SQLITE_OK)
@@ -631,11 +231,28 @@ static int table_open(connection *c, int is_create, int argc, const char *const 
     return rc;
 }
 
+/* The last entry of the source's log, which is an entry of any later state of the transaction. */
+static int note_past(faiss_table *t)
+{
+    const definition *d = &t->definition;
+    t->past = (live_state){0};
+    if (!table_is_approximate(t) || !t->columns.live || sqlite3_stricmp(d->schema, t->schema) != 0)
+        return SQLITE_OK;
+    return change_log_last_entry(t->connection->db, t->schema, d->table, &t->past);
+}
+
 static int table_create(sqlite3 *db, void *aux, int argc, const char *const *argv,
                         sqlite3_vtab **out, char **message)
 {
     (void)db;
-    return table_open(aux, 1, argc, argv, out, message);
+    int rc = table_open(aux, 1, argc, argv, out, message);
+    if (rc == SQLITE_OK) /* there is no xBegin in the same transaction */
+        rc = note_past((faiss_table *)*out);
+    if (rc != SQLITE_OK && *out) {
+        table_disconnect(*out);
+        *out = NULL;
+    }
+    return rc;
 }
 
 static int table_connect(sqlite3 *db, void *aux, int argc, const char *const *argv,
@@ -651,7 +268,7 @@ static int remove_log(faiss_table *t, char **message)
     sqlite3 *db = t->connection->db;
     source s = {0};
     char *why = NULL;
-    int rc = find_source(t, &s, &why);
+    int rc = table_find_source(t, &s, &why);
     if (rc == SQLITE_OK && sqlite3_txn_state(db, t->schema) != SQLITE_TXN_WRITE)
         rc = SQLITE_ABORT_ROLLBACK;
     else if (rc == SQLITE_OK)
@@ -666,11 +283,11 @@ static int remove_log(faiss_table *t, char **message)
 static int table_destroy(sqlite3_vtab *base)
 {
     faiss_table *t = (faiss_table *)base;
-    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
+    config_place place = table_config_place(t);
     char *message = NULL;
-    checkpoint_place stored = place_of(t);
+    checkpoint_place stored = table_checkpoint_place(t);
     int rc = config_drop(&place);
-    if (rc == SQLITE_OK && is_approximate(t))
+    if (rc == SQLITE_OK && table_is_approximate(t))
         rc = checkpoint_drop(&stored);
     /* Whatever the settings said: they may be damaged. */
     if (rc == SQLITE_OK && t->definition.table &&
@@ -690,12 +307,12 @@ static int table_rename(sqlite3_vtab *base, const char *name)
 {
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
-    config_place place = {t->connection->db, t->schema, t->name, is_approximate(t)};
-    int rc = check_name(t, name, embedding_name(t), &message);
+    config_place place = table_config_place(t);
+    int rc = table_check_name(t, name, embedding_name(t), &message);
     if (rc == SQLITE_OK)
         rc = config_rename(&place, name);
-    checkpoint_place stored = place_of(t);
-    if (rc == SQLITE_OK && is_approximate(t))
+    checkpoint_place stored = table_checkpoint_place(t);
+    if (rc == SQLITE_OK && table_is_approximate(t))
         rc = checkpoint_rename(&stored, name);
     return table_failure(base, rc, message);
 }
@@ -705,7 +322,16 @@ static int table_shadow_name(const char *suffix)
     return sqlite3_stricmp(suffix, "config") == 0 || sqlite3_stricmp(suffix, "checkpoint") == 0;
 }
 
-/* ---- xBestIndex, xUpdate ---- */
+/* ---- xBegin, xBestIndex, xUpdate ---- */
+
+/* SQLite calls it before a statement with a command does anything, unless one before it in the same
+** transaction had one. A command cannot see by itself where in a statement it stands: a trigger may
+** run it between an entry of the log and the change that the entry tells of. Where reading has
+** ended the transaction, SQLite must be told: it would go on with what is gone. */
+static int table_begin(sqlite3_vtab *base)
+{
+    return note_past((faiss_table *)base);
+}
 
 int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
 {
@@ -719,87 +345,10 @@ int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info)
                                                    "faiss table (%s)",
                                                    t->plan.name));
     else
-        rc = plan_best_index(&t->plan, info, &message);
+        rc = best_index(&t->plan, info, &message);
+    if (rc == SQLITE_OK)
+        connection_forget_plan(t->connection, info->idxStr);
     return table_failure(base, rc, message);
-}
-
-/* 'rebuild' looks at the source anew: its columns, its rows, and the triggers. */
-static int look_again(faiss_table *t, char **message)
-{
-    source s = {0};
-    column_list l = {0};
-    int rc = find_source(t, &s, message);
-    if (rc == SQLITE_OK)
-        rc = store(t, &s, config_refill, 1, &l, message);
-    t->columns.live = rc == SQLITE_OK ? l.live : t->columns.live;
-    column_list_clear(&l);
-    source_clear(&s);
-    return rc;
-}
-
-/* What is stored is of what was learned before: it is stored again. */
-static int command_rebuild(faiss_table *t, snapshot *s, char **message)
-{
-    const checkpoint_place place = place_of(t);
-    index_version *v;
-    snapshot_forget(s);
-    int rc = snapshot_index(s, &v, message);
-    if (rc == SQLITE_OK)
-        rc = snapshot_optimize(s, 1, message);
-    if (rc == SQLITE_OK && is_approximate(t) && checkpoint_exists(&place))
-        rc = stored_save(s, t->schema, t->name, message);
-    return rc;
-}
-
-static int command_integrity_check(faiss_table *t, snapshot *s, char **message)
-{
-    const checkpoint_place place = place_of(t);
-    int equal;
-    int rc = snapshot_check(s, &equal, message);
-    if (rc == SQLITE_OK && equal && is_approximate(t))
-        return checkpoint_verify(&place, snapshot_poll, s, message);
-    if (rc != SQLITE_OK || equal)
-        return rc;
-    *message = sqlite3_mprintf("the index differs from %s.%s", s->source->schema, s->source->table);
-    return *message ? SQLITE_CORRUPT_VTAB : SQLITE_NOMEM;
-}
-
-static int command_optimize(faiss_table *t, snapshot *s, char **message)
-{
-    int rc = snapshot_optimize(s, 0, message);
-    return rc == SQLITE_OK ? stored_save(s, t->schema, t->name, message) : rc;
-}
-
-static const struct command {
-    const char *name;
-    int (*run)(faiss_table *t, snapshot *s, char **message);
-} commands[] = {{"rebuild", command_rebuild},
-                {"optimize", command_optimize},
-                {"integrity-check", command_integrity_check}};
-enum { COMMANDS = sizeof commands / sizeof *commands };
-
-static int run_command(faiss_table *t, const char *name, char **message)
-{
-    if (t->damage)
-        return set_message(message, sqlite3_mprintf("%s", t->damage));
-    const struct command *found = NULL;
-    for (int i = 0; i < COMMANDS; i++) {
-        if (name && strcmp(name, commands[i].name) == 0)
-            found = &commands[i];
-    }
-    if (!found) {
-        return set_message(message, sqlite3_mprintf("unknown command: %Q (expected 'rebuild', "
-                                                    "'optimize' or 'integrity-check')",
-                                                    name));
-    }
-    snapshot s = {0};
-    int rc = found->run == command_rebuild ? look_again(t, message) : SQLITE_OK;
-    if (rc == SQLITE_OK)
-        rc = snapshot_open(t->connection, &t->definition, &s, message);
-    if (rc == SQLITE_OK)
-        rc = found->run(t, &s, message);
-    snapshot_close(&s);
-    return rc;
 }
 
 /* INSERT INTO t(t) VALUES ('command') is the only write there is. */
@@ -813,7 +362,7 @@ static int table_update(sqlite3_vtab *base, int argc, sqlite3_value **argv, sqli
     int is_insert = argc > 1 && sqlite3_value_type(argv[0]) == SQLITE_NULL;
     if (is_insert && sqlite3_value_type(command) != SQLITE_NULL) {
         *rowid = 0;
-        rc = run_command(t, (const char *)sqlite3_value_text(command), &message);
+        rc = command_run(t, (const char *)sqlite3_value_text(command), &message);
     } else {
         message = sqlite3_mprintf("%s is read-only: write to %s", t->name, t->definition.table);
         rc = message ? SQLITE_READONLY : SQLITE_NOMEM;
@@ -830,7 +379,7 @@ static int table_integrity(sqlite3_vtab *base, const char *schema, const char *n
     (void)flags;
     faiss_table *t = (faiss_table *)base;
     char *message = NULL;
-    int rc = run_command(t, "integrity-check", &message);
+    int rc = command_run(t, "integrity-check", &message);
     if (rc == SQLITE_OK || rc == SQLITE_NOMEM || rc == SQLITE_INTERRUPT) {
         sqlite3_free(message);
         return rc;
@@ -846,7 +395,7 @@ static int table_integrity(sqlite3_vtab *base, const char *schema, const char *n
     .xDisconnect = table_disconnect, .xDestroy = table_destroy, .xOpen = cursor_open,           \
     .xClose = cursor_close, .xFilter = cursor_filter, .xNext = cursor_next, .xEof = cursor_eof, \
     .xColumn = cursor_column, .xRowid = cursor_rowid, .xUpdate = table_update,                  \
-    .xRename = table_rename, .xShadowName = table_shadow_name
+    .xBegin = table_begin, .xRename = table_rename, .xShadowName = table_shadow_name
 
 /* sqlite3_module as it is from SQLite 3.44 on, whatever the header at hand. */
 typedef struct module_with_integrity {

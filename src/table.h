@@ -15,6 +15,7 @@
 #ifndef TABLE_H
 #define TABLE_H
 
+#include "checkpoint.h"
 #include "config.h"
 #include "connection.h"
 #include "plan.h"
@@ -30,15 +31,20 @@ typedef struct faiss_table {
     plan_table plan; /* column numbers and estimates; its texts are those above */
 
     connected_table entry; /* in connection->tables; not for the function */
-    char *damage;          /* why it cannot be used, if its settings do not make sense */
+    live_state past; /* of an approximate index: an entry of the source's log that was there before
+                           ** the statement at hand changed anything; seq 0: unknown */
+    char *damage;    /* why it cannot be used, if its settings do not make sense */
 } faiss_table;
 
-/* Register the module. */
+/* Register the module. SQLite's codes. */
 int table_register(connection *c);
 
-/* Read options as CREATE VIRTUAL TABLE has them, "metric=cosine, id=slug", into a definition
-** that is otherwise made. On failure a message that names what is allowed. */
-int table_parse_options(const char *text, definition *d, char **message);
+/* Whether it has an approximate index, or is to have one. */
+int table_is_approximate(const faiss_table *t);
+
+/* Where its shadow tables are; texts are borrowed of it. */
+config_place table_config_place(const faiss_table *t);
+checkpoint_place table_checkpoint_place(const faiss_table *t);
 
 /* xBestIndex of the virtual table and of the table-valued function. */
 int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info);

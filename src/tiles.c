@@ -121,43 +121,30 @@ COMPILED_IN void pack_lanes(word_maker *make, int components, const int8_t *code
                             uint32_t flip, int32_t *out)
 {
     for (int i = 0; i < width; i += components) {
-        for (int row = 0; row < TILE_LANES; row++)
-            out[row] = (int32_t)(make(codes + row * width + i) ^ flip);
+        for (int lane = 0; lane < TILE_LANES; lane++)
+            out[lane] = (int32_t)(make(codes + lane * width + i) ^ flip);
         out += TILE_LANES;
     }
 }
 
-/* Fewer rows, or without some: the others are far away. */
-static void pack_some(const int8_t *codes, int count, int width, const uint8_t *left_out,
-                      int32_t *norms, int32_t *out)
-{
-    int8_t filled[TILE_LANES * TILE_WIDTH_MOST] = {0};
-    for (int row = 0; row < TILE_LANES; row++) {
-        if (row < count && !(left_out && left_out[row]))
-            memcpy(filled + row * width, codes + row * width, (size_t)width);
-        else
-            norms[row] = 2 * TILE_FAR;
-    }
-    if (packs_fours())
-        pack_lanes(word_of_four, 4, filled, width, FLIP, out);
-    else
-        pack_lanes(word_of_two, 2, filled, width, 0, out);
-}
-
+/* One row of each group: the next ones are the next vectors'. Those that are left out, or not
+** there, are far away. */
 void tile_pack_rows(const int8_t *codes, int count, int width, const uint8_t *left_out,
                     void *packed)
 {
-    int fours = packs_fours();
     int32_t *norms = packed;
-    for (int begin = 0; begin < TILE_ROWS; begin += TILE_LANES) {
-        const int8_t *own = codes + (int64_t)begin * width;
-        int rows = count - begin;
-        for (int row = 0; row < TILE_LANES && row < rows; row++)
-            norms[row] = squared_norm(own + row * width, width);
-        if (left_out || rows < TILE_LANES)
-            pack_some(own, rows, width, left_out ? left_out + begin : NULL, norms,
-                      norms + TILE_LANES);
-        else if (fours)
+    for (int first = 0; first < TILE_GROUP; first++) {
+        int8_t own[TILE_LANES * TILE_WIDTH_MOST] = {0};
+        for (int lane = 0; lane < TILE_LANES; lane++) {
+            int row = lane * TILE_GROUP + first;
+            const int8_t *code = codes + (int64_t)row * width;
+            norms[lane] = 2 * TILE_FAR;
+            if (row >= count || (left_out && left_out[row]))
+                continue;
+            norms[lane] = squared_norm(code, width);
+            memcpy(own + lane * width, code, (size_t)width);
+        }
+        if (packs_fours())
             pack_lanes(word_of_four, 4, own, width, FLIP, norms + TILE_LANES);
         else
             pack_lanes(word_of_two, 2, own, width, 0, norms + TILE_LANES);

@@ -7,8 +7,8 @@
 ** their sums of products (AVX-512 VNNI, asked for at run time). Compiled for the SIMD level
 ** that FAISS is compiled for; tile_distance_plain() is what it must equal.
 **
-** Of each eight rows of a block only the nearest is told: 0, 16, 32, ... 112 of 128 are one
-** group, 1, 17, ... 113 the next one.
+** Of each eight rows of a block, one group, only the nearest is told: rows 0 to 7, 8 to 15, and so
+** on, since rows that stand next to each other are often alike.
 */
 #ifndef TILES_H
 #define TILES_H

@@ -50,6 +50,7 @@ row_value value_list_get(const value_list *list, int i);
 /* Bytes held in memory. */
 size_t value_list_bytes(const value_list *list);
 
+/* Free the values; the list is empty then. */
 void value_list_clear(value_list *list);
 
 #endif

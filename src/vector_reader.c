@@ -62,13 +62,14 @@ static int find(reading *r, int64_t key, char **message)
     return rc == SQLITE_OK && !(r->stands && r->at == key) ? SQLITE_MISMATCH : rc;
 }
 
-/* Take the embedding of the row that the statement stands on. */
+/* Take the embedding of the row that the statement stands on. Asked of the value, SQLite takes no
+** lock each time; the connection's own is held by whoever runs the statement of the search. */
 static int take(const reading *r, uint64_t hash, int bytes, float *out)
 {
-    if (sqlite3_column_type(r->rows, SOURCE_COLUMN_EMBEDDING) != SQLITE_BLOB ||
-        sqlite3_column_bytes(r->rows, SOURCE_COLUMN_EMBEDDING) != bytes)
+    sqlite3_value *stored = sqlite3_column_value(r->rows, SOURCE_COLUMN_EMBEDDING);
+    if (sqlite3_value_type(stored) != SQLITE_BLOB || sqlite3_value_bytes(stored) != bytes)
         return SQLITE_MISMATCH;
-    const void *embedding = sqlite3_column_blob(r->rows, SOURCE_COLUMN_EMBEDDING);
+    const void *embedding = sqlite3_value_blob(stored);
     if (!embedding)
         return SQLITE_NOMEM;
     if (index_row_hash(r->at, NULL, 0, embedding, bytes) != hash)

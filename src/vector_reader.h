@@ -31,8 +31,8 @@ typedef int vector_read(void *argument, const int64_t *keys, const uint64_t *has
                         int dimension, float *vectors, char **message);
 
 /* `read` may be NULL where all vectors are in memory, `check` where nobody stops the
-** work; both are given `argument`. Work on vectors in memory may use `threads` threads: 0 is
-** as good as 1. */
+** work; both are given `argument`. Searches of vectors in memory may use `threads` threads: 0 is
+** as good as 1, but where sketches are made (index_improve()). */
 typedef struct vector_reader {
     vector_read *read;
     index_check *check;

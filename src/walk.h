@@ -6,19 +6,9 @@
 #ifndef WALK_H
 #define WALK_H
 
-#include "index.h"
+#include <math.h>
 
-/* A set of rows of one version, by position. */
-typedef struct row_set {
-    uint64_t *bits;
-    int64_t count; /* rows in the set */
-} row_set;
-
-int row_set_open(row_set *set, const index_version *v); /* empty; SQLITE_OK or SQLITE_NOMEM */
-int row_set_copy(row_set *set, const row_set *from, const index_version *v); /* the same */
-void row_set_add(row_set *set, int64_t position);
-int row_set_has(const row_set *set, int64_t position);
-void row_set_close(row_set *set);
+#include "row_set.h"
 
 /* One row found. */
 typedef struct index_hit {
@@ -31,7 +21,7 @@ typedef struct index_hit {
 ** It holds a reference to its version. Where it is known that few rows will be
 ** asked for (`depth`), they come from a search, by sketches or by FAISS; if it turns out
 ** that some more are asked for, sketches find eight times as many. Where one cannot
-** tell, they find the first few. Otherwise, and beyond that, every row is scored once; the
+** tell, they find the first few, then about a thousand, and go on like that. Otherwise, and beyond that, every row is scored once; the
 ** nearest are picked out on the way, and the rest is put in order as far as it is asked
 ** for. Reading all n rows costs the first searches, one scan, and one heap sort.
 */
@@ -59,7 +49,11 @@ int index_walks_by_sketches(const index_version *v);
 
 /* What rows are ordered by: smaller is nearer for every metric; NaN (the inner
 ** product of huge numbers of both signs) comes last. */
-float walk_rank_of(vector_metric metric, float score);
+static inline float walk_rank_of(vector_metric metric, float score)
+{
+    float rank = metric == METRIC_KIND_L2 ? score : -score;
+    return isnan(rank) ? INFINITY : rank;
+}
 
 /* The row at a position; its score is 0. */
 index_hit index_row(const index_version *v, int64_t position);

@@ -47,7 +47,7 @@ static atomic_uint generation;
 
 /* ---- the bound ---- */
 
-static int most_threads(void)
+int workers_bound(void)
 {
     static atomic_int most; /* 0: not known yet */
     int known = atomic_load_explicit(&most, memory_order_relaxed);
@@ -69,7 +69,7 @@ static int most_threads(void)
 /* Whether so many threads more are too many. */
 static int are_too_many(int more)
 {
-    return atomic_load(&searching) + atomic_load(&helping) + more > most_threads();
+    return atomic_load(&searching) + atomic_load(&helping) + more > workers_bound();
 }
 
 unsigned workers_enter(void)
@@ -248,13 +248,13 @@ static int is_threadsafe(void)
 /* Put a task where helpers find it. */
 static void offer(workers_task *t, int threads)
 {
-    int count = threads < most_threads() ? threads - 1 : most_threads() - 1;
+    int count = threads < workers_bound() ? threads - 1 : workers_bound() - 1;
     if (count > t->parts - 1)
         count = t->parts - 1;
     if (count <= 0)
         return;
     pthread_mutex_lock(&lock);
-    int room = most_threads() - 1, with_others = atomic_load(&helping) + count;
+    int room = workers_bound() - 1, with_others = atomic_load(&helping) + count;
     make_helpers(with_others < room ? with_others : room);
     want(t, count);
     t->following = tasks;

@@ -49,6 +49,9 @@ int workers_run(int threads, int parts, workers_work *work, void *argument,
 /* For parts that take longer than some milliseconds: whether to leave off. */
 int workers_should_stop(workers_task *task, int thread);
 
+/* The process's bound. */
+int workers_bound(void);
+
 /* How many helpers there are, idle ones included, for tests. */
 int workers_count(void);
 

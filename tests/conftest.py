@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 import database  # noqa: E402
 
 # What hangs is to end; instrumented code, and a machine that is shared, take their time.
-SECONDS_PER_TEST = 1800 if database.SANITIZED else 600
+SECONDS_PER_TEST = 1800
 
 settings.register_profile(
     "suite",

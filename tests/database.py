@@ -1,9 +1,11 @@
 """Connections with the extension loaded, and the few tables most tests start from."""
 
-import itertools
+import contextlib
 import os
 import sqlite3
 import struct
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,11 +92,23 @@ def plan(connection, sql, parameters=()):
     return [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + sql, parameters)]
 
 
-def steps(connection, sql, parameters=(), each=1):
-    """How often SQLite ran so many instructions for a query, those of the extension's own
-    statements included: those that read rows, above all."""
-    count = itertools.count()
-    connection.set_progress_handler(lambda: next(count) < 0, each)
-    connection.execute(sql, parameters).fetchall()
-    connection.set_progress_handler(None, 0)
-    return next(count)
+@contextlib.contextmanager
+def interrupted(connection, seconds_at_most):
+    """Interrupts what the connection does in this block, from a moment after its begin on, again and again: an interrupt
+    that comes before a statement has begun, as on a busy machine, is lost. Nor is it the time of others that the block
+    may take no more of."""
+    is_over = threading.Event()
+
+    def interrupt():
+        is_over.wait(0.2)
+        while not is_over.wait(0.02):
+            connection.interrupt()
+
+    thread, began = threading.Thread(target=interrupt), time.process_time()
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    assert time.process_time() - began < seconds_at_most

@@ -3,7 +3,7 @@
 A query is made as text with marks like `⟨n.c1⟩` for a column of a table in its FROM clause, and
 rendered twice from there. By brute force, a search `n` is the subquery
 
-    (SELECT s.rowid AS rid, s.…, faiss_distance(s.embedding, VECTOR, METRIC) AS distance, …
+    (SELECT CAST(s.rowid AS INTEGER) AS rid, s.…, faiss_distance(s.embedding, VECTOR, METRIC) AS distance, …
      FROM docs AS s WHERE s.embedding IS NOT NULL) AS n
 
 and with k the first k of it by (distance, rid), after those terms of the query that count before
@@ -356,11 +356,17 @@ class Search:
             called = f"({self.vector}{'' if self.k is None else f', {self.k}'})"
         return f"{self.table.schema}.{self.table.index}{called} AS {self.alias}"
 
+    def offer(self, key):
+        """A column as the subquery offers it. A rowid is offered as another number: SQLite 3.40 gives no row of
+        `LEFT JOIN n ON n.rowid LIKE 'a%'` where none matches."""
+        is_rowid = key == "id" and (not self.table.has_id_column or self.table.id.declared == "INTEGER PRIMARY KEY")
+        return f"CAST({self.inner(key)} AS INTEGER)" if is_rowid else self.inner(key)
+
     def subquery(self, with_k=True):
         """The rows by brute force; their score and distance too, unless the vector is another relation's."""
         names = ["id", *(key for key in self.columns if key != "id")]
-        parts = [f"{self.row_number()} AS rid"]
-        parts += [f"{self.inner(key)} AS {quote(self.columns[key].offered)}" for key in names]
+        parts = [f"CAST({self.row_number()} AS INTEGER) AS rid"]
+        parts += [f"{self.offer(key)} AS {quote(self.columns[key].offered)}" for key in names]
         parts.append("s.embedding AS embedding")
         if not self.of:
             parts += [f"{self.inner('score')} AS score", f"{self.inner('distance')} AS distance"]

@@ -7,8 +7,10 @@ import os
 import random
 import re
 import sqlite3
+import subprocess
 import threading
 import time
+from contextlib import closing
 
 import numpy
 import pytest
@@ -401,14 +403,26 @@ def test_views_and_tables_without_rowid():
 # --- building -------------------------------------------------------------------------------------
 
 
-def interrupted_after(connection, sql, parameters, milliseconds):
-    """Run a query that is interrupted; (how late it ended, its error)."""
-    times = {}
+BUILDING = re.compile(r"Flat, building .*: (\d+) of 20000 rows")
+
+
+def progress_of(connection):
+    """How many rows are in the index that another connection builds, in a list; an empty one if none is built."""
+    return [int(BUILDING.fullmatch(told)[1]) for told in kinds(connection) if BUILDING.fullmatch(told)]
+
+
+def interrupted_when(connection, sql, parameters, other, is_enough):
+    """Run a query that is interrupted when `is_enough` of what `other` tells of the progress: its error, what was told
+    until then, and how much of this process's time it took to end."""
+    is_over, seen, asked = threading.Event(), [], []
 
     def interrupt():
-        time.sleep(milliseconds / 1000)
-        times["asked"] = time.monotonic()
-        connection.interrupt()
+        while not is_over.wait(0.005):
+            seen.extend(progress_of(other))
+            if is_enough(seen):
+                asked.append(time.process_time())
+                connection.interrupt()
+                return
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -417,31 +431,107 @@ def interrupted_after(connection, sql, parameters, milliseconds):
         connection.execute(sql, parameters).fetchall()
     except sqlite3.OperationalError as raised:
         error = str(raised)
-    ended = time.monotonic()
+    ended = time.process_time()
+    is_over.set()
     thread.join()
-    return ended - times["asked"], error
+    return error, seen, ended - asked[0] if asked else None
 
 
 @pytest.mark.skipif(SANITIZED, reason="takes minutes")
-@pytest.mark.parametrize("kind", ["HNSW32", "IVF100,PQ8"])
+@pytest.mark.parametrize("kind", ["HNSW32", "IVF400,PQ8"])
 def test_a_build_can_be_interrupted(tmp_path, kind):
     """The search ends, others are answered meanwhile, and a later one goes on."""
     path = tmp_path / "docs.db"
     connection, other = connect(path), connect(path)
     vectors = vectors_of(numpy.random.default_rng(9), 20000, 64)
-    make(connection, vectors, kind, options=", ef_construction=200" if "HNSW" in kind else "")
+    make(connection, vectors, kind, options=", ef_construction=100" if "HNSW" in kind else "")
     query = vectors[3].tobytes()
     rows(connection, "SELECT faiss_search('main', 'docs', ?, 1)", [query])
-    late, error = interrupted_after(connection, KNN, [query, 3], 400)
+    has_begun = (lambda seen: max(seen, default=0) > 0) if "HNSW" in kind else len
+    error, _, late = interrupted_when(connection, KNN, [query, 3], other, has_begun)
     assert error == "interrupted"
-    assert late < 2, "a busy machine apart, this is some 50 ms"
-    told = kinds(other)[0]
-    assert told.startswith(f"Flat, building {kind}: ") and told.endswith(" of 20000 rows")
-    if "HNSW" in kind: # training begins anew, adding rows goes on
-        assert 0 < int(told.split()[3]) < 20000
+    assert late < 3, "an instant, apart from what the threads are at"
+    (done,) = progress_of(other)
+    assert done < 20000
+    if "HNSW" in kind:  # training begins anew, adding rows goes on
+        assert done > 0
+        error, seen, _ = interrupted_when(connection, KNN, [query, 3], other, lambda seen: max(seen, default=0) > done)
+        assert error == "interrupted" and min(seen) >= done, "it goes on where it stopped"
+        (done,) = progress_of(other)
+    is_over, seen = threading.Event(), []
+
+    def watch():
+        """The progress, from another connection and thread."""
+        while not is_over.wait(0.005):
+            seen.extend(progress_of(other))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     rows(connection, KNN, [query, 3])
+    is_over.set()
+    watcher.join()
+    if "HNSW" in kind:
+        assert seen == sorted(seen) and len(set(seen)) > 5 and seen[0] >= done
     assert kinds(other) == [kind]
     assert rows(other, KNN, [query, 3])[0] == (4, 0.0)
+
+
+PROGRESS = re.compile(r"\[(#*)(\.*)\] +(\d+) %  HNSW32: ([\d,]+) of 20,000 rows")
+
+
+def shell(path, sql, **environment):
+    """What the `sqlite3` shell prints, and what on standard error."""
+    told = subprocess.run(
+        ["sqlite3", str(path)],
+        input=f".load {database.EXTENSION}\n{sql}\n".encode(),
+        env=os.environ | environment,
+        capture_output=True,
+        check=True,
+        timeout=600,
+    )
+    return told.stdout.decode(), told.stderr.decode()
+
+
+@pytest.mark.skipif(SANITIZED, reason="takes minutes")
+def test_a_build_shows_how_far_it_is(tmp_path):
+    """On standard error, where the environment asks for it; the line is gone afterwards."""
+    path = tmp_path / "docs.db"
+    with closing(connect(path)) as connection:
+        make(connection, vectors_of(numpy.random.default_rng(9), 20000, 64), "HNSW32", options=", ef_construction=200")
+    sql = "SELECT id FROM docs_ann((SELECT embedding FROM docs WHERE id = 4), 1);"
+    assert shell(path, sql, SQLITE_FAISS_PROGRESS="0") == ("4\n", "")
+    found, told = shell(path, sql, SQLITE_FAISS_PROGRESS="1")
+    assert found == "4\n"
+    before, *lines, after = told.split("\r")
+    assert (before, after) == ("", "\x1b[K"), "wiped away"
+    drawn = [PROGRESS.fullmatch(line).groups() for line in lines]
+    counts = [int(done.replace(",", "")) for *_, done in drawn]
+    assert counts[0] == 0 and len(set(counts)) == len(counts) > 1 and counts == sorted(counts)
+    for (full, empty, percent, _), done in zip(drawn, counts):
+        assert len(full) == done * 30 // 20000 and len(full + empty) == 30 and int(percent) == done * 100 // 20000
+
+
+@pytest.mark.parametrize("kind", ["IVF4,Flat", "IVF8,SQ8", "SQ8", "PQ4x4", "HNSW8_SQ8", "PCAR4,IVF4,SQ8", "SQfp16"])
+def test_rows_unlike_those_it_was_trained_on(tmp_path, monkeypatch, kind):
+    """faiss_indexes says so, also of an index that was stored, until it is trained again."""
+    monkeypatch.setenv("SQLITE_FAISS_LINGER", "0")
+    add = "INSERT INTO docs VALUES (NULL, ?, 1)"
+    chance = numpy.random.default_rng(12)
+    vectors = vectors_of(chance, 1600)
+    strange = (chance.normal(size=(200, DIMENSION)) + 9 * chance.normal(size=DIMENSION)).astype("<f4")
+    for added, told in ((vectors[1400:], kind), (strange, f"{kind}; the rows added last are")):
+        with closing(connect(tmp_path / f"{len(told)}.db")) as connection:
+            make(connection, vectors[:1400], kind)
+            connection.execute("INSERT INTO docs_ann(docs_ann) VALUES ('optimize')")
+        with closing(connect(tmp_path / f"{len(told)}.db")) as connection:
+            connection.executemany(add, [(row.tobytes(),) for row in added])
+            connection.execute("INSERT INTO docs_ann(docs_ann) VALUES ('optimize')")
+            rows(connection, KNN, [vectors[0].tobytes(), 3])
+            expected = kind if kind == "SQfp16" else told  # which learns nothing
+            assert kinds(connection)[0].split(" last are")[0] == expected.split(" last are")[0]
+            connection.execute("INSERT INTO docs_ann(docs_ann) VALUES ('rebuild')")
+            rows(connection, KNN, [vectors[0].tobytes(), 3])
+            assert kinds(connection) == [kind]
 
 
 def test_each_build_is_the_same(tmp_path):

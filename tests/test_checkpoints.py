@@ -25,7 +25,9 @@ from test_approximate import (
 )
 
 OPTIMIZE = "INSERT INTO docs_ann(docs_ann) VALUES ('optimize')"
-ORIGIN = "SELECT origin FROM faiss_indexes WHERE origin IS NOT NULL"
+ORIGIN = "SELECT substr(origin, 1, 10) FROM faiss_indexes WHERE origin IS NOT NULL"  # whether it was loaded
+HOW = "SELECT origin FROM faiss_indexes WHERE origin IS NOT NULL"  # and whether all rows were compared
+TRUSTED = "checkpoint and log"
 PARTS = "SELECT part, checksum, data FROM docs_ann_checkpoint ORDER BY part"
 
 
@@ -73,7 +75,8 @@ def stored(tmp_path):
 
 MORE = {
     "HNSW4_PQ4x4": (", ef_search=8", 624),
-    "OPQ4,PQ4x4": ("", 9984),
+    "OPQ4,PQ4x4": ("", 624),
+    "OPQ4,SQ8": ("", 9984),
     "PCAR4,IVF4,SQ8": (", nprobe=2", 156),
     "SQ6": ("", 100),
     "PQ4x4np": ("", 624),
@@ -93,7 +96,8 @@ def test_families(tmp_path, connect, kind, metric):
     before = store(path, kind, max(least, 700), metric, options)
     connection = connect(path)
     assert answers(connection) == before
-    assert rows(connection, "SELECT kind, origin FROM faiss_indexes") == [(kind, "checkpoint")]
+    has_vectors = kind == "HNSW4"
+    assert rows(connection, "SELECT kind, origin FROM faiss_indexes") == [(kind, TRUSTED if has_vectors else "checkpoint")]
     added = vectors_of(numpy.random.default_rng(8), 120)
     connection.executemany("INSERT INTO docs VALUES (NULL, ?, 1)", [(row.tobytes(),) for row in added])
     connection.execute(OPTIMIZE)
@@ -134,7 +138,7 @@ def test_nothing_is_written_twice_and_damage_is_mended(stored, connect):
     path, before = stored
     connection = connect(path)
     parts = rows(connection, PARTS)
-    assert len(parts) > 2 and {len(data) for _, _, data in parts[1:-1]} == {65536}
+    assert len(parts) > 3 and {len(data) for _, _, data in parts[1:-2]} == {65536}  # the rows have one of their own
     connection.execute(OPTIMIZE)
     assert rows(connection, PARTS) == parts
     assert answers(connection) == before
@@ -146,7 +150,7 @@ def test_nothing_is_written_twice_and_damage_is_mended(stored, connect):
     assert answers(connect(path)) == before
     connection.execute("DELETE FROM docs WHERE id = 3")
     connection.execute(OPTIMIZE)
-    assert rows(connection, PARTS) == mended, "a row that is gone is not worth a build"
+    assert rows(connection, PARTS)[1:-1] == mended[1:-1], "a row that is gone is not worth a build"
 
 
 def test_rebuild_stores_again_what_was_stored(stored, connect):
@@ -362,7 +366,7 @@ def test_stored_while_others_open_and_search(stored):
     def read(number):
         try:
             for round in range(40):
-                with closing(database.connect(path, timeout=30)) as connection:
+                with closing(database.connect(path, timeout=300)) as connection:
                     connection.execute("BEGIN")
                     table, query = table_of(connection), queries()[(number + round) % 10]
                     assert_sound(rows(connection, KNN, [query, 5]), table, query, "l2", 5)
@@ -375,7 +379,7 @@ def test_stored_while_others_open_and_search(stored):
         reader.start()
     chance = random.Random(2)
     while any(reader.is_alive() for reader in readers):
-        with closing(database.connect(path, timeout=30)) as writer:  # what it has in memory may go with it
+        with closing(database.connect(path, timeout=300)) as writer:  # what it has in memory may go with it
             writer.execute("UPDATE docs SET embedding = (SELECT embedding FROM docs WHERE id = ?) WHERE id = ?",
                            [chance.randrange(1, 900), chance.randrange(1, 900)])
             writer.execute(OPTIMIZE)
@@ -527,12 +531,15 @@ def test_interrupted(stored, connect):
         assert interrupted > 3
 
 
-@pytest.mark.parametrize("sql, change", [
-    (OPTIMIZE, "UPDATE docs SET embedding = zeroblob(32) WHERE id < 20"),
-    ("SELECT id FROM docs_ann WHERE embedding MATCH zeroblob(32) AND k = 3", "SELECT 1")], ids=["storing", "loading"])
-def test_memory_runs_out(tmp_path, sql, change):
+SEARCH = "SELECT id FROM docs_ann WHERE embedding MATCH zeroblob(32) AND k = 3"
+
+
+@pytest.mark.parametrize("kind, sql, change", [
+    ("SQ8", OPTIMIZE, "UPDATE docs SET embedding = zeroblob(32) WHERE id < 20"), ("SQ8", SEARCH, "SELECT 1"),
+    ("HNSW4", SEARCH, "DELETE FROM docs WHERE id < 5")], ids=["storing", "loading", "trusting"])
+def test_memory_runs_out(tmp_path, kind, sql, change):
     """While it is stored, or loaded: an error, and all goes on afterwards."""
-    store(tmp_path / "docs.db", "SQ8", 110)
+    store(tmp_path / "docs.db", kind, 110)
     told = run_apart(FAULTS, tmp_path / "docs.db", sql, 2000 if SANITIZED else 700, change)
     assert int(told.split()[1]) > 100
 
@@ -647,7 +654,7 @@ def test_damaged_pages(tmp_path, small):
         assert rows(connection, KNN, [queries()[query], 5]) == before[query], number
         origins += column(connection, ORIGIN)
         connection.close()
-    assert origins.count("built") > 190
+    assert origins.count("built") > 180  # a page may have a place that nothing uses
 
 
 def test_the_integrity_check_looks_at_it(stored, connect):
@@ -719,23 +726,29 @@ sys.path.insert(0, {str(database.ROOT / "tests")!r})
 import database
 chance = random.Random(1)
 for number in range(int(sys.argv[2])):
+    told, tells = os.pipe()
     child = os.fork()
     if child == 0:
-        connection = database.connect(sys.argv[1], timeout=10)
+        connection = database.connect(sys.argv[1], timeout=300)
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA cache_size = 10")
         while True:
             connection.execute("UPDATE docs SET embedding = (SELECT embedding FROM docs WHERE id = 700 + ?) WHERE id = ?",
                                [chance.randrange(100), chance.randrange(1, 600)])
             connection.execute("INSERT INTO docs_ann(docs_ann) VALUES ('optimize')")
-    time.sleep(0.02 + 0.1 * chance.random())
+            os.write(tells, b".")
+    os.close(tells)
+    for _ in range(number % 3):
+        assert os.read(told, 1), "it ended by itself"
+    os.close(told)
+    time.sleep(0.1 * chance.random())
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it ended by itself"
-    connection = database.connect(sys.argv[1], timeout=10)
+    connection = database.connect(sys.argv[1], timeout=300)
     assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
     connection.execute("SELECT id FROM docs_ann(zeroblob(32), 3)").fetchall()
     (kind, origin), = connection.execute("SELECT kind, origin FROM faiss_indexes")
-    assert (kind, origin) == ("HNSW4", "checkpoint"), origin
+    assert (kind, origin) == ("HNSW4", "checkpoint and log"), origin
     connection.close()
 """
 

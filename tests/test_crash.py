@@ -1,8 +1,8 @@
 """Writers that are killed while they write: whatever was committed is there, and nothing else.
 
 A driver process forks a writer for each run, since starting a Python for each would take most of
-the time, and kills it with SIGKILL after some milliseconds. The system survives, so nothing here
-depends on `synchronous`.
+the time, and kills it with SIGKILL some milliseconds after it has told of some commits: with a time alone, a busy
+machine would give it none to commit in. The system survives, so nothing here depends on `synchronous`.
 
 The writer notes each row that it changes in `audit`, in the same transaction. What the triggers
 write into the log must be the same rows in the same order, under the same numbers.
@@ -81,7 +81,7 @@ def rows(connection, condition, parameters):
 
 def write(path, extension, seed):
     chance = random.Random(seed)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=300)
     connection.execute("PRAGMA synchronous = OFF")
     if seed % 2:
         # So that pages are written before the commit too; without savepoints, since in WAL mode
@@ -115,18 +115,24 @@ def write(path, extension, seed):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 for line in sys.stdin:
-    seed, seconds = line.split()
     child = os.fork()
     if child == 0:
         try:
-            write(sys.argv[1], len(sys.argv) > 2, int(seed))
+            write(sys.argv[1], len(sys.argv) > 2, int(line))
         finally:
+            os.write(1, b"the writer ended by itself\\n")
             os._exit(1)
-    time.sleep(float(seconds))
+    time.sleep(float(sys.stdin.readline()))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     os.write(1, b"killed %d\\n" % status)
 """
+
+
+def when_to_kill(chance):
+    """After how many commits, and how many seconds then: from before the writer has opened the file to some dozens of
+    transactions."""
+    return int(chance.random() ** 2 * 40), chance.random() ** 2 * 0.02
 
 
 class Driver:
@@ -139,20 +145,27 @@ class Driver:
 
     def run_and_kill(self, number):
         """How many commits it told of."""
-        # From before it has opened the file to some dozens of transactions.
-        self.process.stdin.write(f"{number} {self.chance.random() ** 2 * 0.12:.4f}\n")
-        self.process.stdin.flush()
-        commits = 0
+        self.say(number)
+        awaited, seconds = when_to_kill(self.chance)
+        commits = said = 0
+        if not awaited:
+            self.say(seconds)
         for line in self.process.stdout:
             if line.startswith("killed"):
                 assert line.split()[1] == str(int(signal.SIGKILL)), "the writer ended by itself"
                 return commits
-            commits = int(line)
+            commits, said = int(line), said + 1
+            if said == awaited:
+                self.say(seconds)
         raise AssertionError("the driver ended")
+
+    def say(self, what):
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=300)
 
 
 class Shells:
@@ -184,17 +197,19 @@ class Shells:
     def run_and_kill(self, _number):
         script = self.path.with_name("script.sql")
         script.write_text(
-            "PRAGMA synchronous = OFF;\nPRAGMA cache_size = 10;\n.timeout 10000\n"
-            + "\n".join(self.transaction() for _ in range(150))  # more than it has time for
+            "PRAGMA synchronous = OFF;\nPRAGMA cache_size = 10;\n.timeout 300000\n"
+            + "\n".join(self.transaction() for _ in range(400))  # more than it has time for
         )
         with open(script) as file:
             process = subprocess.Popen(
                 [SHELL, "-batch", "-init", "/dev/null", str(self.path)],
                 stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )
-        time.sleep(self.chance.random() * 0.04)
+        awaited, seconds = when_to_kill(self.chance)
+        told = "".join(process.stdout.readline() for _ in range(awaited))  # a line for each commit
+        time.sleep(seconds)
         process.kill()
-        told = process.communicate()[0]
+        told += process.communicate()[0]
         assert "rror" not in told, told
         numbers = [line for line in told.split("\n")[:-1] if line.isdigit()]  # the last may be cut off
         return int(numbers[-1]) if numbers else 0
@@ -273,7 +288,7 @@ def test_a_writer_killed_at_any_moment(tmp_path, connect, journal, writer):
         for number in range(RUNS):
             # In some runs a connection that has searched before meets what is left first, …
             if kept is None and chance.random() < 0.5:
-                kept = connect(path, timeout=10)
+                kept = connect(path, timeout=300)
                 assert_right_answers(kept)
             elif kept is not None and chance.random() < 0.3:
                 kept.close()
@@ -284,7 +299,7 @@ def test_a_writer_killed_at_any_moment(tmp_path, connect, journal, writer):
             if kept is not None:
                 assert_right_answers(kept)
             # … in the others a new one.
-            connection = connect(path, timeout=10)
+            connection = connect(path, timeout=300)
             assert_sound(connection)
             assert scalar(connection, "SELECT commits FROM done") >= max(told, before)
             before = scalar(connection, "SELECT commits FROM done")

@@ -37,7 +37,7 @@ FIRST_QUESTIONS, LAST_QUESTIONS = list(NEAREST)[:2], list(NEAREST)[2:]
 
 def finish(*command, **options):
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=120, **options
+        [str(part) for part in command], capture_output=True, text=True, timeout=600, **options
     )
 
 

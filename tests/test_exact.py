@@ -80,6 +80,14 @@ def huge_row(random_, count, dimension):
     return x
 
 
+def far_rows(random_, count, dimension):
+    """Some rows are far away, and a few so far that the others seem near beside them."""
+    x = decaying(random_, count, dimension)
+    x[3::150] *= 1e5
+    x[7::400] *= 1e12
+    return x
+
+
 def norms_of_all_sizes(random_, count, dimension):
     """For inner products: a few long rows, which are the nearest to nearly every query."""
     sizes = numpy.exp(random_.normal(0, 1.5, (count, 1)))
@@ -157,11 +165,11 @@ def in_order(random_, count, dimension):
 
 KINDS = (
     [decaying, clusters, uniform, offset, tiny, denormal, huge, huge_component, wide_component]
-    + [huge_row, norms_of_all_sizes, rows_of_all_sizes, twins, copies, constant_components, one_hot, few_values]
+    + [huge_row, far_rows, norms_of_all_sizes, rows_of_all_sizes, twins, copies, constant_components, one_hot, few_values]
     + [at_the_mean, zeros_between, all_equal, low_rank, in_order]
 )
 # Of these, sketches must be made.
-STRUCTURED = [decaying, clusters, huge_component, twins, constant_components, low_rank, in_order]
+STRUCTURED = [decaying, clusters, huge_component, far_rows, twins, constant_components, low_rank, in_order]
 OF_SEVERAL_SEGMENTS = (
     [decaying, clusters, offset, wide_component, huge_row, rows_of_all_sizes, twins, copies]
     + [one_hot, few_values, at_the_mean, zeros_between, low_rank, in_order]
@@ -459,6 +467,39 @@ def test_a_source_without_rowids(connect, kind):
     assert check_index(connection, "l2", queries_for(random_, x))
 
 
+@pytest.mark.parametrize("kind", [decaying, twins, few_values], ids=lambda kind: kind.__name__)
+def test_streams_that_deepen(connect, kind):
+    """Past the first 32 and 1,024 rows, and to the end."""
+    connection = connect()
+    random_, x = vectors_of(kind, 96, 26000)
+    fill(connection, x)
+    index(connection, "l2")
+    connection.execute("INSERT INTO docs_l2(docs_l2) VALUES ('optimize')")
+    queries = queries_for(random_, x)
+
+    def check(name, count, where="1"):
+        expected = truth(connection, "l2", queries[name], where)[:count]
+        sql = f"SELECT id, distance FROM docs_l2(?) WHERE {where}"
+        assert connection.execute(sql, (queries[name],)).fetchmany(count) == expected, (name, where)
+
+    check("a row", 1200)
+    check("between rows", len(x))
+    check("near a row", 1200, "part < 6")
+    check("near a row", 1200, "part = 3")
+    connection.execute("BEGIN")
+    change(connection, x, random_, 0)
+    check("a row", 1200)
+    check("near a row", len(x) + 400, "part <> 6")
+    connection.execute("ROLLBACK")
+    check("a row", 1200)
+    sql = """SELECT d.id, n.id, n.distance FROM docs d JOIN docs_l2 n ON n.embedding MATCH d.embedding
+        AND n.distance < 1e9 AND n.id <> d.id WHERE d.id = ?"""
+    for id in (1, 20000):
+        expected = truth(connection, "l2", x[id - 1].tobytes())[:1200]
+        found = connection.execute(sql, (id,)).fetchmany(1199)
+        assert found == [(id, *row) for row in expected if row[0] != id][:1199]
+
+
 def test_neighbours(connect):
     """Where so many rows tie that each needs a search of its own."""
     connection = connect()
@@ -581,6 +622,36 @@ def test_other_data_comes(connect):
     Searches(connection, "l2", queries_for(random_, others)).check_all("replaced")
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_rows_of_another_kind_come(connect, metric):
+    """Behind the others, in other directions, longer, and elsewhere: a basis of their own."""
+    connection = connect()
+    random_, x = vectors_of(decaying, 384)
+    fill(connection, x)
+    index(connection, metric)
+    search(connection, metric, x[0].tobytes(), 10)
+    connection.execute(f"INSERT INTO docs_{metric}(docs_{metric}) VALUES ('optimize')")
+    former = index_bytes(connection, metric)
+    others = (0.05 + 3 * decaying(random_, 4 * 2730, 384)[:, ::-1]).astype("<f4")
+    connection.execute("BEGIN")
+    connection.executemany("INSERT INTO docs(embedding) VALUES (?)", ((row.tobytes(),) for row in others))
+    connection.execute("COMMIT")
+    queries = {f"{name}, {i}": query for i, some in enumerate((x, others))
+               for name, query in queries_for(random_, some).items() if name in FEW}
+    searches = Searches(connection, metric, queries)
+    searches.check([(name, 10) for name in queries], "while sketches are made")
+    connection.execute(f"INSERT INTO docs_{metric}(docs_{metric}) VALUES ('optimize')")
+    made = index_bytes(connection, metric)
+    assert made - former > others.nbytes * 1.1  # sketches of them, too
+    searches.check_all("by two bases")
+    connection.execute("BEGIN")
+    change(connection, x, random_, 1)
+    Searches(connection, metric, queries).check([(name, 10) for name in queries], "not committed")
+    connection.execute("ROLLBACK")
+    connection.execute("DELETE FROM docs WHERE id % 3 = 0")
+    Searches(connection, metric, queries).check([(name, 100) for name in queries], "fewer")
+
+
 @pytest.mark.parametrize("changed", ["nothing", "some rows", "the end"])
 @pytest.mark.parametrize("command", ["rebuild", "optimize"])
 def test_commands_make_all_sketches(connect, command, changed):
@@ -650,7 +721,7 @@ def test_threads(tmp_path):
     wrong = []
 
     def search_all(seed):
-        own = database.connect(path, timeout=30)
+        own = database.connect(path, timeout=300)
         try:
             chance = random.Random(seed)
             for _ in range(40):

@@ -1,9 +1,9 @@
 """Conditions beside a search: where each is answered, what k counts, and when a search ends."""
 
+import contextlib
 import itertools
 import re
 import sqlite3
-import threading
 import time
 from collections import namedtuple
 
@@ -12,7 +12,8 @@ import pytest
 
 import database
 import oracle
-from database import column, fill, plan, quote, rows, scalar, steps, vector
+from database import column, fill, plan, quote, rows, scalar, vector
+from steps import count_steps
 
 SHOWN = re.compile(r"VIRTUAL TABLE INDEX (\d:\w+)([a-z ]*?) ?(?:filter\((.*)\))?(?: LEFT-JOIN)?$")
 
@@ -450,7 +451,7 @@ def test_the_near_side_ends_the_search(memory, points):
     sql = "SELECT count(*) FROM docs_index WHERE embedding MATCH ? AND "
     for bound, value in (("distance <= ?", nearest[2]), (score, nearest[1])):
         assert scalar(memory, sql + bound, [AXIS, value]) == count
-        assert steps(memory, sql + bound, [AXIS, value]) < steps(memory, sql + "score + 0 < 1e9", [AXIS]) / 2
+        assert count_steps(memory, sql + bound, [AXIS, value]) < count_steps(memory, sql + "score + 0 < 1e9", [AXIS]) / 2
         with Trace(memory) as seen:
             assert scalar(memory, f"{sql}{bound} AND lang IS NOT 'xx'", [AXIS, value]) == count
         assert set(seen) == {"row"} and seen.count("row") <= count + 1
@@ -503,7 +504,7 @@ def test_the_stream_goes_on_where_the_plan_changes(turning, condition, index, ki
 def test_first_rows_do_not_wait_for_the_rest(turning):
     """Work grows with what is read, with a condition outside too."""
     sql = "SELECT id FROM docs_index WHERE embedding MATCH '[0]' AND often = 1 AND id % 2 = 1 LIMIT ?"
-    few, all_ = steps(turning, sql, [5]), steps(turning, sql, [-1])
+    few, all_ = count_steps(turning, sql, [5]), count_steps(turning, sql, [-1])
     assert few * 4 < all_
     cursor = turning.execute("SELECT id FROM docs_index('[0]') WHERE often = 1")
     other = turning.execute("SELECT id FROM docs_index('[1400]') WHERE rare = 1")
@@ -717,17 +718,15 @@ def test_long_work_can_be_interrupted(memory, long, by):
     memory.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
     assert column(memory, "SELECT id FROM docs_index('[0]', 2)") == [1, 2]
     parameters = {"pattern": LONG_PATTERN} if ":pattern" in long.sql else {}
-    asked = time.monotonic() + 0.2
-    stop = threading.Timer(0.2, memory.interrupt)
-    if by == "interrupt":
-        stop.start()
-    else:
-        memory.set_progress_handler(lambda: time.monotonic() > asked, 50)
-    with pytest.raises(sqlite3.OperationalError, match="^interrupted$"):
-        memory.execute(long.sql, parameters).fetchall()
-    ended = time.monotonic()
+    began = time.process_time()
+    with contextlib.ExitStack() as stack:
+        if by == "interrupt":
+            stack.enter_context(database.interrupted(memory, 5))
+        else:
+            asked = time.monotonic() + 0.2
+            memory.set_progress_handler(lambda: time.monotonic() > asked, 50)
+        with pytest.raises(sqlite3.OperationalError, match="^interrupted$"):
+            memory.execute(long.sql, parameters).fetchall()
     memory.set_progress_handler(None, 0)
-    if by == "interrupt":
-        stop.join()
-    assert asked - 0.1 < ended < asked + 1.5  # it is to be 0.1 s, on a machine that does nothing else
+    assert time.process_time() - began < 5  # it is to be 0.3 s, and is more on an instrumented build
     assert column(memory, "SELECT id FROM docs_index('[0]', 2)") == [1, 2]

@@ -9,7 +9,8 @@ import numpy
 import pytest
 
 import oracle
-from database import column, plan, rows, scalar, steps, vector
+from database import column, plan, rows, scalar, vector
+from steps import count_steps
 
 Paper = namedtuple("Paper", "id lang year tags embedding")
 QUERY = vector(1, 1)
@@ -242,7 +243,7 @@ def test_a_left_join_is_linear_in_the_rows(memory):
         expected = [(id, float(id * id) if id % 5 else None) for id in range(1, count + 1)]
         assert rows(memory, sql + " ORDER BY d.id") == expected
         assert rows(memory, sql + " AND n.lang = 'en' ORDER BY d.id") == expected
-        work.append(steps(memory, sql))
+        work.append(count_steps(memory, sql))
     assert all(more < 2.5 * less for less, more in itertools.pairwise(work)), work
     assert any("4:point" in line for line in plan(memory, sql))
 

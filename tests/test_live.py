@@ -52,7 +52,7 @@ def shell(path, script, *options):
     """A process without the extension: with the SQLite that it was made for, whatever the tests run with."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     return subprocess.run([SHELL, "-batch", *options, path], input=script, capture_output=True, text=True,
-                          timeout=60, env=environment)
+                          timeout=600, env=environment)
 
 
 DEFENSIVE = ["-cmd", ".dbconfig defensive on"]

@@ -29,7 +29,7 @@ STEPS = 25
 LARGE_RUNS = max(1, RUNS // 50)
 LARGE_STEPS = 15
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("vectors_left_in_small_tables")]
+pytestmark = [pytest.mark.usefixtures("vectors_left_in_small_tables")]
 
 AXES = [(0, 0, 0)] + [
     tuple(length * sign * (axis == place) for place in range(3))

@@ -10,6 +10,7 @@ import pytest
 import database
 import oracle
 from database import column, rows, scalar
+from steps import Steps, count_steps
 
 ROWS, DIMENSION = 9_000, 96
 INDEXES = {
@@ -166,22 +167,41 @@ def test_where_there_is_no_sketch(memory, made, rows_, dimension, kept):
     assert (size < rows_ * 17) == (kept == NO_SKETCH)
 
 
+@pytest.mark.parametrize("has_one, far, kept", [
+    (lambda n: True, 0, "low"),
+    (lambda n: n % 3 > 0, 0, "low"),
+    (lambda n: n % 8 == 0 and n > 99, 0, FEW_ROWS),
+    (lambda n: True, 1 << 60, "low"),
+], ids=["all rows", "two of three", "few of them", "a key far away"])
+def test_the_source_is_asked_for_a_sample_with_the_first_segment(memory, has_one, far, kept):
+    """Of 9,000 rows, more than three segments: some may have no embedding, or lie so that no sample is found."""
+    vectors = like_text(9_000, 384)
+    make(memory, vectors)
+    memory.executemany("UPDATE docs SET embedding = NULL WHERE id = ?",
+                       [(2 * n + 1,) for n in range(9_000) if not has_one(n)])
+    memory.execute("UPDATE docs SET id = id + ? WHERE id = (SELECT max(id) FROM docs)", [far])
+    for query in like_text(3, 384, seed=2):
+        for sql in SEARCHES[:4]:
+            both(memory, sql, [query.tobytes()])
+    assert memories(memory) == [kept]
+
+
 def test_a_search_without_sketches_reads_the_source_once(memory):
     make(memory, without_structure(9_000), ["low"])
     query = without_structure(1)[0].tobytes()
     sql = "SELECT id FROM low WHERE embedding MATCH ? ORDER BY distance"
     rows(memory, sql + " LIMIT 1", [query])
-    reading = database.steps(memory, "SELECT id, embedding FROM docs", each=10)
+    reading = count_steps(memory, "SELECT id, embedding FROM docs", each=10)
     for end in (" LIMIT 10", " LIMIT 500", ""):
-        assert database.steps(memory, sql + end, [query], each=10) < 3 * reading
+        assert count_steps(memory, sql + end, [query], each=10) < 3 * reading
 
 
 def test_rows_with_sketches_are_not_read(docs):
     """Of 9,000 rows, a search of the ten nearest looks up some hundreds."""
     sql = SEARCHES[0].format(t="low")
     rows(docs, sql, [QUERIES[0]])
-    reading = database.steps(docs, "SELECT id, embedding FROM docs")
-    assert database.steps(docs, sql, [QUERIES[1]]) < reading / 3
+    reading = count_steps(docs, "SELECT id, embedding FROM docs")
+    assert count_steps(docs, sql, [QUERIES[1]]) < reading / 3
 
 
 def test_it_grows_out_of_keeping_vectors(memory):
@@ -365,7 +385,7 @@ def test_an_interrupt_in_the_reading(memory):
         stopped = []
 
         def stop():
-            stopped.append(time.monotonic())
+            stopped.append(time.process_time())
             return len(stopped) > 5
 
         memory.set_progress_handler(stop, 1000)
@@ -373,7 +393,7 @@ def test_an_interrupt_in_the_reading(memory):
         with pytest.raises(sqlite3.OperationalError, match="^interrupted$"):
             memory.execute(sql.format(t="low"), parameters).fetchall()
         memory.set_progress_handler(None, 0)
-        assert time.monotonic() - stopped[5] < 1.5
+        assert time.process_time() - stopped[5] < 5
     assert rows(memory, SEARCHES[0].format(t="low"), [query])
 
 
@@ -382,25 +402,19 @@ def test_a_build_that_is_interrupted_goes_on(tmp_path, connect, made):
     path = tmp_path / "docs.db"
     make(connect(path), made(20_000), ["low"]).close()
     connection = connect(path)
-    reading = database.steps(connection, "SELECT id, embedding FROM docs", each=100)
-    query, attempts, steps = made(1)[0].tobytes(), 0, []
-    while True:
-        calls = []
-        connection.set_progress_handler(lambda: calls.append(0) or len(calls) > reading // 3, 100)
+    reading = count_steps(connection, "SELECT id, embedding FROM docs", each=100)
+    query, attempts, found = made(1)[0].tobytes(), 0, None
+    sql = "SELECT id, score FROM low WHERE embedding MATCH ? AND k = 1"
+    while found is None:
         try:
-            found = rows(connection, "SELECT id, score FROM low WHERE embedding MATCH ? AND k = 1", [query])
+            with Steps(connection, reading // 3, each=100):
+                found = rows(connection, sql, [query])
         except sqlite3.OperationalError as error:
             assert str(error) == "interrupted"
             attempts += 1
             assert attempts < 20
             if made == without_structure and attempts > 4:  # a search alone takes that long
-                connection.set_progress_handler(None, 0)
-                found = rows(connection, "SELECT id, score FROM low WHERE embedding MATCH ? AND k = 1", [query])
-                break
-            continue
-        finally:
-            connection.set_progress_handler(None, 0)
-        break
+                found = rows(connection, sql, [query])
     assert attempts > 1
     oracle.check(found, rows(connection, "SELECT id, id, embedding FROM docs"), query, 1)
 

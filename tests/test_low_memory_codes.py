@@ -9,6 +9,7 @@ import pytest
 import database
 import oracle
 from database import column, connect, rows, scalar
+from steps import count_steps
 
 ROWS, DIMENSION = 10_100, 32
 CODES = {  # bytes of a row's code, and what all rows share: ranges, codebooks, a centre
@@ -113,14 +114,14 @@ def test_a_search_reads_few_rows(memory):
     make(memory, "SQ8")
     query = [vectors_of(2, 1)[0].tobytes(), 10]
     rows(memory, KNN, query)
-    assert database.steps(memory, KNN, query) < database.steps(memory, "SELECT id, embedding FROM docs") / 20
+    assert count_steps(memory, KNN, query) < count_steps(memory, "SELECT id, embedding FROM docs") / 20
 
 
 def test_the_table_is_never_in_memory_as_a_whole(memory):
     """A build reads it again in pieces: to train, and to add."""
     make(memory, "IVF64,SQ8", options=", nprobe=8")
-    once = database.steps(memory, "SELECT rowid, embedding FROM docs")
-    first = database.steps(memory, KNN, [vectors_of(2, 1)[0].tobytes(), 10])
+    once = count_steps(memory, "SELECT rowid, embedding FROM docs")
+    first = count_steps(memory, KNN, [vectors_of(2, 1)[0].tobytes(), 10])
     assert 2 * once < first < 12 * once
 
 
@@ -152,6 +153,8 @@ def test_it_follows_the_table(tmp_path, kind):
     for reader in (connection, old, other) * 2:
         check_scores(reader, rows(reader, KNN, [query, 5]), query, 5)
     assert (kind, "low") in told(connection)
+    for reader in (connection, old, other):
+        reader.close()
 
 
 def write_unseen(connection, id, blob):

@@ -40,7 +40,7 @@ def peak():
 
 def connect():
     # SQLite's own cache of pages belongs to each connection, and is none of the index's.
-    connection = database.connect(sys.argv[1], timeout=60)
+    connection = database.connect(sys.argv[1], timeout=300)
     connection.execute("PRAGMA cache_size = 20")
     connection.execute("SELECT count(*) FROM docs WHERE id = 1").fetchone()
     return connection
@@ -147,7 +147,7 @@ def make(path, rows, live="live", spectrum=1.0):
 def measure(code, path, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", code, str(path), str(database.ROOT / "tests"), *map(str, arguments)],
-        capture_output=True, text=True, timeout=170,
+        capture_output=True, text=True, timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -176,7 +176,7 @@ def test_updates_of_the_same_rows(tmp_path):
 
 @pytest.mark.parametrize("structure", [True, False], ids=["sketches", "no structure"])
 def test_vectors_that_are_left_in_the_source(tmp_path, structure):
-    """The first 8,192 rows are held until there is a basis for sketches; of the others little ever is."""
+    """The first 2,730 rows are held until there is a basis for sketches; of the others little ever is."""
     rows = 40_000
     spectrum = 1 / numpy.arange(1, DIMENSION + 1) if structure else 1.0
     make(tmp_path / "docs.db", rows, ", memory=low", spectrum)
@@ -186,4 +186,4 @@ def test_vectors_that_are_left_in_the_source(tmp_path, structure):
     assert (taken["memory"] == "low") == structure
     assert taken["bytes"] <= kept * vectors
     assert taken["after"] - taken["before"] <= (kept + 0.15) * vectors
-    assert taken["peak"] - taken["before"] <= 0.75 * vectors
+    assert taken["peak"] - taken["before"] <= 0.4 * vectors

@@ -24,7 +24,7 @@ VECTORS = numpy.random.default_rng(5).integers(-9, 10, (400, 4))
 @pytest.fixture
 def host(connect, tmp_path):
     """The host of `shop.db`, whose docs have a key, a slug and an embedding; none is published."""
-    connection = database.host(tmp_path / "shop.db", timeout=10)
+    connection = database.host(tmp_path / "shop.db", timeout=300)
     connection.execute("PRAGMA journal_mode = wal").fetchone()
     connection.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, slug TEXT, embedding BLOB)")
     connection.execute("BEGIN")
@@ -297,7 +297,7 @@ def test_every_commit_is_seen(host, visitor, connect, tmp_path, live, id):
     if live:
         host.execute("CREATE VIRTUAL TABLE docs_index USING faiss(main, docs)")
     publish(host, "shop", "docs", f"id={id}")
-    writer = connect(tmp_path / "shop.db", timeout=10)
+    writer = connect(tmp_path / "shop.db", timeout=300)
     random = numpy.random.default_rng(7)
     for step in range(15):
         row = int(random.integers(1, 400))
@@ -313,7 +313,7 @@ def test_every_commit_is_seen(host, visitor, connect, tmp_path, live, id):
 def test_what_is_not_committed_is_not_seen(host, visitor, connect, tmp_path):
     publish(host, "shop", "docs")
     before = search(visitor, QUERY, 3)
-    writer = connect(tmp_path / "shop.db", timeout=10)
+    writer = connect(tmp_path / "shop.db", timeout=300)
     writer.execute("BEGIN")
     writer.execute("INSERT INTO docs VALUES (1000, 'new', ?)", [QUERY])
     assert search(visitor, QUERY, 3) == before
@@ -334,7 +334,7 @@ def test_changes_while_a_search_is_read(host, visitor, connect, tmp_path):
     everything = oracle.nearest(table(host, "slug"), QUERY, len(VECTORS))
     stream = visitor.execute("SELECT id, score FROM faiss_search('shop', 'docs', ?)", [QUERY])
     first = [next(stream) for _ in range(3)]
-    writer = connect(tmp_path / "shop.db", timeout=10)
+    writer = connect(tmp_path / "shop.db", timeout=300)
     writer.execute("INSERT INTO docs VALUES (1000, 'new', ?)", [QUERY])
     assert first + stream.fetchall() == everything
     stream = visitor.execute("SELECT id FROM faiss_search('shop', 'docs', ?)", [QUERY])
@@ -370,7 +370,7 @@ def test_a_file_that_is_open_here_is_read_here(host, connect, tmp_path):
     """Under its published name, with its published options, but in the own transaction; and
     whatever else is in it, too."""
     publish(host, "two words", "docs", "metric=ip, id=slug")
-    connection = connect(tmp_path / "shop.db", timeout=10)
+    connection = connect(tmp_path / "shop.db", timeout=300)
     assert search(connection, QUERY, 3, "two words") == search(host, QUERY, 3, "two words")
     assert search(connection, QUERY, 3, "main") == oracle.nearest(table(host), QUERY, 3)
     fill(connection, VECTORS[:9], "notes")
@@ -494,7 +494,9 @@ def test_indexes(host, visitor, connect, tmp_path):
     private = connect()
     fill(private, VECTORS, "own")
     search(private, QUERY, 1, "main", "own")
-    listed = 'SELECT database, "table", metric, rows, connections FROM faiss_indexes ORDER BY 2'
+    # What other tests left to the garbage collector is of files.
+    listed = """SELECT database, "table", metric, rows, connections FROM faiss_indexes
+                WHERE database NOT LIKE '%/%' ORDER BY 2"""
     assert rows(visitor, listed) == [("shop", "docs", "cosine", 400, 1)]
     assert rows(private, listed) == [
         ("shop", "docs", "cosine", 400, 1),
@@ -585,44 +587,47 @@ def test_a_child_process(host, visitor):
 
 
 def slow_view(host):
-    """A published view whose reading takes long: each row calls a Python function."""
-    host.create_function("slowly", 1, lambda blob: time.sleep(0.003) or blob, deterministic=True)
+    """A published view whose reading takes long: each row calls a Python function. Gives a list as long as the number
+    of rows read."""
+    read = []
+    host.create_function("slowly", 1, lambda blob: read.append(time.sleep(0.003)) or blob, deterministic=True)
     host.execute("CREATE VIEW slow AS SELECT id, slowly(embedding) AS embedding FROM docs")
     publish(host, "shop", "slow")
+    return read
+
+
+def wait_until(true):
+    while not true():
+        time.sleep(0.01)
 
 
 def test_a_visitors_time_limit_holds_while_the_host_reads(host, visitor):
-    slow_view(host)
-    deadline = time.monotonic() + 0.2
-    visitor.set_progress_handler(lambda: time.monotonic() > deadline, 100)
-    begin = time.monotonic()
+    read = slow_view(host)
+    visitor.set_progress_handler(lambda: len(read) > 50, 100)
     assert failure(visitor, "SELECT faiss_search('shop', 'slow', ?, 1)", [QUERY]) == "interrupted"
-    assert time.monotonic() - begin < 1  # all rows take longer
+    assert 50 < len(read) < len(VECTORS)
 
 
 def test_a_visitors_time_limit_holds_while_the_host_is_busy(host, visitor, connect):
-    slow_view(host)
+    read = slow_view(host)
     publish(host, "shop", "docs")
     first = connect()
     thread = threading.Thread(target=lambda: search(first, QUERY, 1, what="slow"))
     thread.start()
-    time.sleep(0.2)
-    deadline = time.monotonic() + 0.2
-    visitor.set_progress_handler(lambda: time.monotonic() > deadline, 100)
-    begin = time.monotonic()
+    wait_until(lambda: read)
+    visitor.set_progress_handler(lambda: len(read) > 50, 100)
     assert failure(visitor, "SELECT faiss_search('shop', 'docs', ?, 1)", [QUERY]) == "interrupted"
-    assert time.monotonic() - begin < 1.5
+    assert 50 < len(read) < len(VECTORS)
     visitor.set_progress_handler(None, 0)
     assert search(visitor, QUERY, 1)  # waits for its turn
     thread.join()
 
 
 def test_closing_waits_for_a_visit(host, visitor):
-    slow_view(host)
-    answers = []
+    read, answers = slow_view(host), []
     thread = threading.Thread(target=lambda: answers.append(search(visitor, QUERY, 1, what="slow")))
     thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: read)
     host.close()
     thread.join()
     assert len(answers) == 1 and len(answers[0]) == 1
@@ -652,13 +657,13 @@ def test_a_function_of_the_host_that_searches_itself(host, visitor):
 def test_many_threads(host, tmp_path):
     """Visitors get answers of one state while another connection writes."""
     publish(host, "shop", "docs", "id=slug")
-    stop = time.monotonic() + 3
+    finish, is_over = time.monotonic() + 3, threading.Event()
     failures = []
 
     def visit():
         connection = database.connect()
         try:
-            while time.monotonic() < stop:
+            while not is_over.is_set():
                 found = search(connection, vector(0, 0, 0, 0), 50)
                 states = {id.partition("/")[2] for id, _ in found}
                 if len(found) != 50 or len(states) != 1:
@@ -671,18 +676,19 @@ def test_many_threads(host, tmp_path):
     threads = [threading.Thread(target=visit) for _ in range(6)]
     for thread in threads:
         thread.start()
-    writer = database.connect(tmp_path / "shop.db", timeout=10)
+    writer = database.connect(tmp_path / "shop.db", timeout=300)
     for state in itertools.count():
-        if time.monotonic() > stop:
+        if failures or state > 10 and time.monotonic() > finish:
             break
         writer.execute(
             "UPDATE docs SET slug = id || '/' || ?, embedding = ?",
             [state, vector(state, 0, 0, 0)],
         )
+    is_over.set()
     for thread in threads:
         thread.join()
     writer.close()
-    assert not failures and state > 3
+    assert not failures
 
 
 # ---- the bound on memory ----
@@ -705,7 +711,7 @@ def test_a_bound_on_what_is_not_published(host, connect, tmp_path, limit):
     publish(host, "shop", "docs")
     fill(host, VECTORS[:90], "small")
     fill(host, VECTORS[:101], "large")
-    connection = connect(tmp_path / "shop.db", timeout=10)
+    connection = connect(tmp_path / "shop.db", timeout=300)
     assert search(connection, QUERY, 1, "main", "small")
     message = failure(connection, "SELECT faiss_search('main', 'large', ?, 1)", [QUERY])
     assert message == (
@@ -723,7 +729,7 @@ def test_the_bound_is_for_all_together(host, connect, tmp_path, limit):
     fill(host, VECTORS[:60], "a")
     fill(host, VECTORS[:60], "b")
     limit(100 * 16 + 600)  # and what is kept with each row
-    first, second = (connect(tmp_path / "shop.db", timeout=10) for _ in range(2))
+    first, second = (connect(tmp_path / "shop.db", timeout=300) for _ in range(2))
     assert search(first, QUERY, 1, "main", "a") and search(first, QUERY, 1, "main", "b")
     assert "faiss_limit" in failure(second, "SELECT faiss_search('main', 'a', ?, 1)", [QUERY])
     first.close()
@@ -732,7 +738,7 @@ def test_the_bound_is_for_all_together(host, connect, tmp_path, limit):
 
 SEARCH_BIG = """
 import sys, database
-connection = database.connect(sys.argv[1], timeout=10)
+connection = database.connect(sys.argv[1], timeout=300)
 try:
     print(database.scalar(connection, "SELECT faiss_search('main', 'big', zeroblob(1024), 1)"))
 except Exception as error:

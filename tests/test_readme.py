@@ -36,7 +36,7 @@ from database import EXTENSION, ROOT, SHELL, column
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEBIAN_PYTHON = "/usr/bin/python3"
 STARTS_A_SHELL = (".load ", ".open ")
-SECONDS = 120
+SECONDS = 600
 
 Block = namedtuple("Block", "kind line text output")
 

@@ -780,7 +780,7 @@ except sqlite3.Error as error:
     print("error", error)
 print(connection.execute("SELECT 1 + 1").fetchone())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("error"), done.stdout
     assert done.stdout.endswith("(2,)\n")

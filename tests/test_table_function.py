@@ -237,7 +237,7 @@ def test_indexes_tell_size_time_and_use(tmp_path, connect):
             "SELECT bytes, build_seconds, searches FROM faiss_indexes"
         ).fetchone()
         assert 3000 * 64 * 4 <= size <= 3000 * 64 * 4 * 1.5
-        assert 0 < seconds < 10
+        assert 0 < seconds < 100
         assert searches == count
     assert rows(connection, "SELECT typeof(bytes), typeof(build_seconds), typeof(searches) FROM faiss_indexes") == [
         ("integer", "real", "integer")

@@ -1,8 +1,8 @@
 /*
-** Approximate indexes of a table that changes: readers of many threads search by them, with and without
-** vectors in memory, while they are built, grow, and are made anew behind writers and 'optimize'. Each
-** answer must have as many rows as were asked for, once each, nearest first, with the scores that their
-** vectors have in the same statement; and ThreadSanitizer must find nothing.
+** Approximate indexes of a table that changes: readers of many threads search by them, with and
+** without vectors in memory, while they are built, grow, and are made anew behind writers and
+** 'optimize'. Each answer must have as many rows as were asked for, once each, nearest first, with
+** the scores that their vectors have in the same statement; and ThreadSanitizer must find nothing.
 **
 **   approximate_tables [seconds]
 */
@@ -26,7 +26,11 @@ static char path[] = "/tmp/approximate_tables_XXXXXX";
 static time_t finish;
 static atomic_long answers, states_written;
 
-/* Vectors are of small whole numbers, whose scores are exact. */
+static int is_over(void)
+{
+    return is_time_over(finish, answers > 0 && states_written > 0);
+}
+
 static void check_answer(sqlite3_stmt *search)
 {
     sqlite3_int64 ids[WANTED];
@@ -69,11 +73,11 @@ static sqlite3_stmt *prepare_search(sqlite3 *db, const char *table)
 static void *read_states(void *argument)
 {
     int first = *(const int *)argument;
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         sqlite3 *db = open_connection(path, sqlite3_faiss_init);
         if (first % 2)
             run(db, "BEGIN");
-        for (int i = 0; i < 40 && time(NULL) < finish; i++) {
+        for (int i = 0; i < 40 && !is_over(); i++) {
             sqlite3_stmt *search = prepare_search(db, TABLES[(first + i) % TABLE_COUNT]);
             char *query = sqlite3_mprintf("[%d, %d, %d, %d]", i % 7, i % 11, i % 13, first);
             sqlite3_bind_text(search, 1, query, -1, sqlite3_free);
@@ -93,7 +97,7 @@ static void *write_states(void *argument)
 {
     (void)argument;
     sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         long state = atomic_fetch_add(&states_written, 1);
         char *sql = sqlite3_mprintf(
             "BEGIN IMMEDIATE;"
@@ -113,28 +117,17 @@ static void *write_states(void *argument)
     return NULL;
 }
 
-static void make_file(void)
-{
-    close(mkstemp(path));
-    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    run(db, "PRAGMA journal_mode = wal;"
-            "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)"
-            "INSERT INTO docs SELECT i, faiss_encode(json_array(i % 17, i % 19, i % 23, i % 29)) "
-            "FROM n;"
-            "CREATE VIRTUAL TABLE docs_graph USING faiss(main, docs, index='HNSW8');"
-            "CREATE VIRTUAL TABLE docs_graph_low USING faiss(main, docs, index='HNSW8_SQ8', "
-            "memory=low);"
-            "CREATE VIRTUAL TABLE docs_codes_low USING faiss(main, docs, index='SQ8', memory=low);"
-            "CREATE VIRTUAL TABLE docs_lists USING faiss(main, docs, index='IVF4,Flat');");
-    close_connection(db);
-}
-
 int main(int argc, char **argv)
 {
-    finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     setenv("SQLITE_FAISS_LOW_MEMORY_ROWS", "1", 1);
-    make_file();
+    create_docs(
+        path, 700,
+        "CREATE VIRTUAL TABLE docs_graph USING faiss(main, docs, index='HNSW8');"
+        "CREATE VIRTUAL TABLE docs_graph_low USING faiss(main, docs, index='HNSW8_SQ8', "
+        "memory=low);"
+        "CREATE VIRTUAL TABLE docs_codes_low USING faiss(main, docs, index='SQ8', memory=low);"
+        "CREATE VIRTUAL TABLE docs_lists USING faiss(main, docs, index='IVF4,Flat');");
+    finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     pthread_t threads[READERS + WRITERS];
     int numbers[READERS];
     for (int i = 0; i < READERS + WRITERS; i++) {

@@ -22,6 +22,11 @@ static char path[] = "/tmp/published_tables_XXXXXX";
 static time_t finish;
 static atomic_long answers, refusals, states_written, hosts_closed;
 
+static int is_over(void)
+{
+    return is_time_over(finish, answers > 0 && states_written > 0 && hosts_closed > 0);
+}
+
 /* Whether an error says that the publication has ended, which here is no fault. */
 static int is_refusal(const char *message)
 {
@@ -55,14 +60,14 @@ static void check_answer(sqlite3 *db, sqlite3_stmt *search)
 static void *visit(void *argument)
 {
     (void)argument;
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         sqlite3 *db = open_connection(":memory:", sqlite3_faiss_init);
         sqlite3_stmt *search;
         if (sqlite3_prepare_v2(db,
                                "SELECT id, distance FROM faiss_search('shop', 'docs', '[0]', 100)",
                                -1, &search, NULL) != SQLITE_OK)
             fail("prepare", sqlite3_errmsg(db));
-        for (int i = 0; i < 50 && time(NULL) < finish; i++) {
+        for (int i = 0; i < 50 && !is_over(); i++) {
             check_answer(db, search);
             if (i % 10 == 0)
                 run(db, "SELECT * FROM faiss_indexes");
@@ -77,7 +82,7 @@ static void *write_states(void *argument)
 {
     (void)argument;
     sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
                 "UPDATE docs SET id = row || ':' || (SELECT number FROM state), embedding = "
@@ -94,10 +99,10 @@ static void *write_states(void *argument)
 static void *be_host(void *argument)
 {
     (void)argument;
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         sqlite3 *db = open_connection(path, sqlite3_faiss_host_init);
         run(db, "SELECT faiss_publish('shop', 'docs')");
-        for (int i = 0; i < 20 && time(NULL) < finish; i++) {
+        for (int i = 0; i < 20 && !is_over(); i++) {
             run(db, "SELECT faiss_search('shop', 'docs', '[0]', 3), faiss_limit()");
             if (i % 7 == 3)
                 run(db, "SELECT faiss_unpublish('shop'), faiss_publish('shop', 'docs')");
@@ -111,16 +116,13 @@ static void *be_host(void *argument)
 
 int main(int argc, char **argv)
 {
+    create_file(path,
+                "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
+                "CREATE TABLE docs(row INTEGER PRIMARY KEY, id TEXT, embedding BLOB);"
+                "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
+                "INSERT INTO docs SELECT i, i || ':0', faiss_encode(json_array(i * 16)) FROM n;"
+                "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
     finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
-    close(mkstemp(path));
-    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    run(db, "PRAGMA journal_mode = wal;"
-            "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
-            "CREATE TABLE docs(row INTEGER PRIMARY KEY, id TEXT, embedding BLOB);"
-            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
-            "INSERT INTO docs SELECT i, i || ':0', faiss_encode(json_array(i * 16)) FROM n;"
-            "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
-    close_connection(db);
     pthread_t threads[VISITORS + 2];
     pthread_create(&threads[VISITORS], NULL, be_host, NULL);
     pthread_create(&threads[VISITORS + 1], NULL, write_states, NULL);

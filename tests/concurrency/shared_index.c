@@ -22,6 +22,11 @@ static char path[] = "/tmp/shared_index_XXXXXX";
 static time_t finish;
 static atomic_long answers, states_written;
 
+static int is_over(void)
+{
+    return is_time_over(finish, answers > 0 && states_written > 0);
+}
+
 /* Row i holds the number i × STATES + state, whose square float32 holds exactly:
 ** the scores of a search from 0 tell every row's state. */
 static void check_answer(sqlite3_stmt *search)
@@ -48,12 +53,12 @@ static void check_answer(sqlite3_stmt *search)
 static void *read_states(void *argument)
 {
     (void)argument;
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         sqlite3 *db = open_connection(path, sqlite3_faiss_init);
         sqlite3_stmt *statements[] = {
             prepare(db, "SELECT id, score FROM docs_index('[0]', 100)"),
             prepare(db, "SELECT id, score FROM faiss_search('main', 'docs', '[0]')")};
-        for (int i = 0; i < 50 && time(NULL) < finish; i++) {
+        for (int i = 0; i < 50 && !is_over(); i++) {
             check_answer(statements[i % 2]);
             if (i % 10 == 0)
                 run(db, "SELECT * FROM faiss_indexes");
@@ -69,7 +74,7 @@ static void *write_states(void *argument)
 {
     (void)argument;
     sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
                 "UPDATE docs SET embedding = faiss_encode(json_array(id * 16 + (SELECT number "
@@ -84,16 +89,12 @@ static void *write_states(void *argument)
 
 int main(int argc, char **argv)
 {
+    create_file(path, "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
+                      "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
+                      "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
+                      "INSERT INTO docs SELECT i, faiss_encode(json_array(i * 16)) FROM n;"
+                      "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
     finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
-    close(mkstemp(path));
-    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    run(db, "PRAGMA journal_mode = wal;"
-            "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
-            "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
-            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"
-            "INSERT INTO docs SELECT i, faiss_encode(json_array(i * 16)) FROM n;"
-            "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs);");
-    close_connection(db);
     pthread_t threads[READERS + WRITERS];
     for (int i = 0; i < READERS + WRITERS; i++)
         pthread_create(&threads[i], NULL, i < READERS ? read_states : write_states, NULL);

@@ -1,6 +1,6 @@
 /*
 ** Threads search one fresh index, and make its basis and its sketches between them. Then
-** there come so many rows of another kind that another basis takes its place, and threads
+** there come so many rows of another kind that they get a basis of their own, and threads
 ** replace the sketches that others search by. Some ask for the neighbours of many rows,
 ** and have helpers of their own. Each must find what the first search found,
 ** and ThreadSanitizer nothing.
@@ -190,7 +190,7 @@ int main(void)
         with_grown = 1;
         search(&grown, grown.expected);
         search_by_threads();
-        stop_unless(atomic_load(&grown.version->tuning->number) > number, "replacing the basis");
+        stop_unless(atomic_load(&grown.version->tuning->number) > number, "finding another basis");
         index_release(grown.version);
         index_release(fresh.version);
     }

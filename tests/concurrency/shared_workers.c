@@ -58,6 +58,16 @@ static void check_pairs(sqlite3_stmt *pairs)
     atomic_fetch_add(&pairs_read, 1);
 }
 
+static int has_done_all(void)
+{
+    return answers > 0 && pairs_read > 0 && states_written > 0 && workers_count() > 0;
+}
+
+static int is_over(void)
+{
+    return is_time_over(finish, has_done_all());
+}
+
 static int stop_at_once(void *unused)
 {
     (void)unused;
@@ -67,13 +77,13 @@ static int stop_at_once(void *unused)
 static void *read_states(void *argument)
 {
     (void)argument;
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         sqlite3 *db = open_connection(path, sqlite3_faiss_init);
         sqlite3_stmt *search = prepare(db, "SELECT id, score FROM docs_index WHERE embedding "
                                            "MATCH zeroblob(4096) AND k = 100");
         sqlite3_stmt *pairs = prepare(
             db, "SELECT id, neighbor FROM faiss_neighbors('main', 'docs_index', 1) LIMIT 300");
-        for (int i = 0; i < 20 && time(NULL) < finish; i++) {
+        for (int i = 0; i < 20 && !is_over(); i++) {
             check_search(search);
             if (i % 8 == 5) {
                 sqlite3_progress_handler(db, 1000, i == 13 ? stop_at_once : NULL, NULL);
@@ -92,7 +102,7 @@ static void *write_states(void *argument)
 {
     (void)argument;
     sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    while (time(NULL) < finish) {
+    while (!is_over()) {
         run(db, "BEGIN IMMEDIATE;"
                 "UPDATE state SET number = (number + 1) % 16;"
                 "UPDATE docs SET embedding = CAST(faiss_encode(json_array(id * 16 + "
@@ -107,18 +117,15 @@ static void *write_states(void *argument)
 
 int main(int argc, char **argv)
 {
-    finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     setenv("SQLITE_FAISS_THREADS", "4", 1); /* with three readers and a writer: some of the time */
-    close(mkstemp(path));
-    sqlite3 *db = open_connection(path, sqlite3_faiss_init);
-    run(db, "PRAGMA journal_mode = wal;"
-            "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
-            "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
-            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2099)"
-            "INSERT INTO docs SELECT i, CAST(faiss_encode(json_array(i * 16)) || zeroblob(4092) "
-            "AS BLOB) FROM n;"
-            "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, threads=3);");
-    close_connection(db);
+    create_file(
+        path, "CREATE TABLE state(number); INSERT INTO state VALUES (0);"
+              "CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB);"
+              "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2099)"
+              "INSERT INTO docs SELECT i, CAST(faiss_encode(json_array(i * 16)) || zeroblob(4092) "
+              "AS BLOB) FROM n;"
+              "CREATE VIRTUAL TABLE docs_index USING faiss(main, docs, threads=3);");
+    finish = time(NULL) + (argc > 1 ? atoi(argv[1]) : DEFAULT_SECONDS);
     pthread_t threads[READERS + 1];
     for (int i = 0; i <= READERS; i++)
         pthread_create(&threads[i], NULL, i < READERS ? read_states : write_states, NULL);
@@ -129,5 +136,5 @@ int main(int argc, char **argv)
         "%ld answers and %ld lists of neighbours, %ld of them interrupted, with %d helpers, while "
         "%ld states were written\n",
         answers, pairs_read, interrupted, workers_count(), states_written);
-    return answers > 0 && pairs_read > 0 && states_written > 0 && workers_count() > 0 ? 0 : 1;
+    return has_done_all() ? 0 : 1;
 }

@@ -46,7 +46,8 @@ static sqlite3 *open_file(void)
 
 static int is_over(void)
 {
-    return time(NULL) >= finish || atomic_load(&begun) >= VERSIONS_MOST;
+    return atomic_load(&begun) >= VERSIONS_MOST ||
+           is_time_over(finish, answers > 0 && committed > 0 && interrupted > 0);
 }
 
 /* ---- what an answer must be ---- */

@@ -12,7 +12,7 @@ SWITCHES = """
 --disable-background-networking --disable-component-update --disable-sync
 """.split()
 DESKTOP, PHONE = (1200, 900), (390, 844)
-SECONDS = 20
+SECONDS = 200  # a busy machine takes its time
 PAGE = "/-/faiss/blog/embeddings"
 
 
@@ -23,7 +23,9 @@ def start_chromium(profile):
         options.add_argument(switch)
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver.set_script_timeout(SECONDS)
+    return driver
 
 
 class Browser:

@@ -127,7 +127,7 @@ def test_logs_and_definitions_are_hidden(site):
 def test_tables_made_while_the_server_runs_are_hidden_too(site, files, tmp_path):
     file = shutil.copy(files[0], tmp_path / "later.db")
     with serve(site.version, tmp_path / "server", file) as server:
-        with contextlib.closing(database.connect(file, timeout=10)) as db:
+        with contextlib.closing(database.connect(file, timeout=300)) as db:
             db.execute("CREATE VIRTUAL TABLE later_index USING faiss(main, raw)")
 
         def hidden():

@@ -1,5 +1,6 @@
-/* Which place a row has in an approximate index, whatever its key: by keys that ascend, by a table of hashes,
-** near each other or not, of small indexes and others; after copies, and after sorting. */
+/* Which place a row has in an approximate index, whatever its key: by keys that ascend, by a table
+** of hashes, near each other or not, of small indexes and others; after copies, and after sorting.
+** And that graphs answer alike wherever they are in memory. */
 #include "unit.h"
 
 #include <sqlite3.h>
@@ -165,12 +166,90 @@ static void sorting_changes_places_alone(void **unused)
     }
 }
 
+enum { LARGE_ROWS = 9000, SEARCHES = 600 };
+
+/* A graph whose links and codes take more than a huge page each. */
+static approximate *make_large(void)
+{
+    index_kind kind;
+    approximate *a;
+    char *message = NULL;
+    float *x = test_malloc(LARGE_ROWS * DIMENSION * sizeof *x);
+    int64_t *keys = test_malloc(LARGE_ROWS * sizeof *keys);
+    uint64_t *hashes = test_malloc(LARGE_ROWS * sizeof *hashes);
+    for (int i = 0; i < LARGE_ROWS; i++) {
+        vector_of(i, x + (size_t)i * DIMENSION);
+        keys[i] = ascending(i);
+        hashes[i] = hash_of(i);
+    }
+    assert_int_equal(index_kind_parse("HNSW32", METRIC_KIND_L2, &kind, &message), SQLITE_OK);
+    kind.ef_construction = 4;
+    assert_int_equal(
+        approximate_open(&kind, METRIC_KIND_L2, DIMENSION, 0, LARGE_ROWS, &a, &message), SQLITE_OK);
+    assert_int_equal(approximate_add(a, x, keys, hashes, LARGE_ROWS, &message), SQLITE_OK);
+    test_free(x);
+    test_free(keys);
+    test_free(hashes);
+    return a;
+}
+
+typedef struct answers {
+    float scores[SEARCHES][10];
+    int64_t places[SEARCHES][10];
+} answers;
+
+/* Far more searches than a table of visited rows is used for before it is cleared. */
+static void search_all(approximate *a, answers *to)
+{
+    const search_effort effort = {.ef_search = 20, .rerank = 1};
+    memset(to, 0, sizeof *to);
+    for (int i = 0; i < SEARCHES; i++) {
+        float query[DIMENSION];
+        int64_t found;
+        char *message = NULL;
+        vector_of(13 * i, query);
+        query[0] += 0.25f;
+        assert_int_equal(approximate_search(a, query, 10, &effort, NULL, to->scores[i],
+                                            to->places[i], &found, &message),
+                         SQLITE_OK);
+        assert_int_equal(found, 10);
+    }
+}
+
+static void settled_graphs_answer_alike_and_grow_as_copies(void **unused)
+{
+    (void)unused;
+    static answers before, after;
+    approximate *a = make_large(), *copy;
+    char *message = NULL;
+    search_all(a, &before);
+    search_all(a, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    size_t bytes = approximate_bytes(a);
+    approximate_settle(a);
+    assert_int_equal(approximate_bytes(a), bytes);
+    search_all(a, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    assert_int_equal(approximate_open_from(a, 0, LARGE_ROWS + 100, &copy, &message), SQLITE_OK);
+    search_all(copy, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    add_rows(copy, ascending, LARGE_ROWS, LARGE_ROWS + 100);
+    approximate_settle(copy);
+    assert_found(copy, ascending, LARGE_ROWS + 100);
+    search_all(copy, &after);
+    approximate_release(copy);
+    search_all(a, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    approximate_release(a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_found_by_key_and_hash),
         cmocka_unit_test(equal_rows_are_found_one_after_the_other),
         cmocka_unit_test(sorting_changes_places_alone),
+        cmocka_unit_test(settled_graphs_answer_alike_and_grow_as_copies),
     };
     return RUN_TESTS(tests);
 }

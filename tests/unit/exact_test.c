@@ -9,23 +9,9 @@
 #include <string.h>
 
 #include "exact.h"
+#include "random.h"
 
 enum { ROWS = 1200, QUERIES = 40, CHECKED = 600 };
-
-static uint64_t state = 88172645463325252u;
-
-static double draw(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (double)(state >> 11) * 0x1p-53;
-}
-
-static double normal(void)
-{
-    return sqrt(-2 * log(draw() + 1e-300)) * cos(6.283185307179586 * draw());
-}
 
 typedef void maker(int dimension, float *x);
 
@@ -121,6 +107,7 @@ static void check_kept(const sketch *s, const query_sketch *query, double bound)
     sketch_distances_at(s, query, &slot, 1, &same);
     assert_int_equal(same, distance);
     assert_true(distance <= sketch_limit(s, query, 0, bound));
+    assert_false(sketch_is_beyond(s, query, bound));
     for (int line = 1; line < sketch_lines(s); line++) {
         assert_int_equal(sketch_go_on(s, query, line, bound, &slot, &distance, 1), 1);
         assert_true(distance <= sketch_limit(s, query, line, bound));

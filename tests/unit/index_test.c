@@ -244,6 +244,37 @@ static void hashes_tell_rows_apart(void **state)
     assert_true(hashes[0] == index_row_hash(1, &one, 1, x, sizeof x));
 }
 
+/* Long rows are hashed in several chains: every component counts, and so do its place and the
+** length. */
+static void hashes_tell_long_rows_apart(void **state)
+{
+    (void)state;
+    enum { MOST = 150, BLOCK = 4 };
+    float x[MOST];
+    for (int i = 0; i < MOST; i++)
+        x[i] = (float)i;
+    uint64_t whole = index_row_hash(1, NULL, 0, x, sizeof x), former = 0;
+    for (int count = 1; count <= MOST; count++) {
+        uint64_t shorter = index_row_hash(1, NULL, 0, x, count * (int)sizeof *x);
+        assert_true(shorter != former && (count == MOST) == (shorter == whole));
+        former = shorter;
+    }
+    for (int i = 0; i < MOST; i++) {
+        x[i] += 0.5f;
+        assert_true(index_row_hash(1, NULL, 0, x, sizeof x) != whole);
+        x[i] -= 0.5f;
+    }
+    for (int i = BLOCK; i + BLOCK <= MOST; i++) { /* the first components and others in turn */
+        float turned[MOST];
+        memcpy(turned, x, sizeof x);
+        memcpy(turned, x + i, BLOCK * sizeof *x);
+        memcpy(turned + i, x, BLOCK * sizeof *x);
+        assert_true(index_row_hash(1, NULL, 0, turned, sizeof x) != whole);
+    }
+    assert_true(index_row_hash(1, NULL, 0, x, sizeof x) == whole);
+    assert_true(index_row_hash(2, NULL, 0, x, sizeof x) != whole);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +283,7 @@ int main(void)
         cmocka_unit_test(many_changes_do_not_fragment),
         cmocka_unit_test(a_bad_row_changes_nothing),
         cmocka_unit_test(hashes_tell_rows_apart),
+        cmocka_unit_test(hashes_tell_long_rows_apart),
     };
     return RUN_TESTS(tests);
 }

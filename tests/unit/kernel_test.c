@@ -149,7 +149,8 @@ static void check_limits(const int8_t *codes, int count, int width, const int16_
         check_at_places(codes, count, width, query, products, limits[i]);
 }
 
-/* The places within a limit, all at once and one after another. */
+/* The places within a limit, all at once, with their distances moved to the front, and one after
+** another. */
 static void check_places(int count)
 {
     int32_t distances[COUNT];
@@ -158,14 +159,18 @@ static void check_places(int count)
         distances[i] = (int32_t)(draw() % 7) - 3;
     const int32_t limits[] = {INT32_MIN, -4, -3, 0, 2, 3, INT32_MAX};
     for (size_t l = 0; l < sizeof limits / sizeof *limits; l++) {
-        int found = kernel_places_within(distances, count, limits[l], places), next = 0;
+        int32_t moved[COUNT];
+        memcpy(moved, distances, sizeof moved);
+        int found = kernel_places_within(moved, count, limits[l], places), next = 0;
         for (int i = 0; i < count; i++) {
             if (distances[i] > limits[l])
                 continue;
             assert_true(next < found);
+            assert_int_equal(moved[next], distances[i]);
             assert_int_equal(places[next++], i);
         }
         assert_int_equal(next, found);
+        assert_int_equal(kernel_count_within(distances, count, limits[l]), found);
         for (int i = kernel_next_within(distances, 0, count, limits[l]), n = 0; i < count; n++) {
             assert_int_equal(places[n], i);
             next--;
@@ -207,12 +212,15 @@ static void loops_equal_the_plain_one(void **unused)
     }
 }
 
-/* Also of widths that are no multiples of 8, and of any number of codes. */
+/* Also of widths that are no multiples of 8, and of any number of codes; and of a cache line's
+** width any number of codes, which may be compared so many at a time. */
 static void any_width_and_count(void **unused)
 {
+    enum { LINE = 64 };
     (void)unused;
-    for (int width = 1; width < 40; width++) {
-        for (int count = 1; count <= COUNT; count += 6) {
+    for (int i = 1; i <= 40; i++) {
+        int width = i == 40 ? LINE : i;
+        for (int count = 1; count <= COUNT; count += width == LINE ? 1 : 6) {
             int8_t *codes, *query;
             int8_t *held = block(count, width, 0, &codes);
             int8_t *held_query = block(1, width, 0, &query);

@@ -37,7 +37,7 @@ static int32_t least_of(const int8_t *rows, int count, int width, const uint8_t 
                         const int8_t *query, int group)
 {
     int32_t least = TILE_FAR;
-    for (int row = group; row < count; row += TILE_LANES) {
+    for (int row = group * TILE_GROUP; row < count && row / TILE_GROUP == group; row++) {
         int32_t distance = tile_distance_plain(rows + row * width, query, width);
         if (!(left_out && left_out[row]) && distance < least)
             least = distance;

@@ -31,8 +31,9 @@ static void make_row(kind which, float *x)
             draw() / (float)(j + 1) * (which == FIRST_KIND ? 1 : 3);
 }
 
-/* A version of `first` rows of one kind and `second` of the other, from another one. */
-static index_version *build(index_version *base, int first, int second)
+/* A version of `first` rows of one kind, `second` of the other, and `third` of the first again,
+** from another one. */
+static index_version *build_three(index_version *base, int first, int second, int third)
 {
     index_builder *b;
     index_version *v;
@@ -40,15 +41,21 @@ static index_version *build(index_version *base, int first, int second)
     state = 1;
     assert_int_equal(index_builder_open(METRIC_KIND_L2, DIMENSION, 0, base, &b, &message),
                      SQLITE_OK);
-    for (int i = 0; i < first + second; i++) {
+    for (int i = 0; i < first + second + third; i++) {
         float x[DIMENSION];
-        make_row(i < first ? FIRST_KIND : SECOND_KIND, x);
-        uint64_t hash = (uint64_t)(i + (i < first ? 0 : 1000000)) * 2654435761u;
+        int is_second = i >= first && i < first + second;
+        make_row(is_second ? SECOND_KIND : FIRST_KIND, x);
+        uint64_t hash = (uint64_t)(i + (is_second ? 1000000 : 0)) * 2654435761u;
         assert_int_equal(index_builder_row(b, i + 1, hash, NULL, x, &message), SQLITE_OK);
     }
     assert_int_equal(index_builder_finish(b, 0, &v, &message), SQLITE_OK);
     index_builder_close(b);
     return v;
+}
+
+static index_version *build(index_version *base, int first, int second)
+{
+    return build_three(base, first, second, 0);
 }
 
 static void search(index_version *v, int times)
@@ -100,17 +107,53 @@ static void a_basis_that_fits_is_kept(void **unused)
     index_release(v);
 }
 
-static void new_rows_of_another_kind_change_it(void **unused)
+static const basis *basis_of(const index_version *v, int i)
+{
+    assert_non_null(segment_sketch(v->segments[i]));
+    return sketch_basis(segment_sketch(v->segments[i]));
+}
+
+/* They alone get sketches by a basis of their own; what is like the former rows, by theirs. */
+static void rows_of_another_kind_get_a_basis_of_their_own(void **unused)
+{
+    (void)unused;
+    if (is_slow())
+        return;
+    int full = segment_capacity(DIMENSION);
+    index_version *v = build(NULL, full, 0);
+    search(v, ENOUGH);
+    unsigned number = atomic_load(&v->tuning->number);
+    const basis *first = basis_of(v, 0);
+    const sketch *own = segment_sketch(v->segments[0]);
+    index_version *mixed = build(v, full, full);
+    search(mixed, ENOUGH);
+    assert_int_equal(atomic_load(&mixed->tuning->number), number + 1);
+    assert_ptr_equal(segment_sketch(mixed->segments[0]), own);
+    const basis *second = basis_of(mixed, 1);
+    assert_ptr_not_equal(second, first);
+    assert_ptr_equal(second, atomic_load(&mixed->tuning->basis));
+    index_version *more = build_three(mixed, full, full, full);
+    assert_int_equal(more->segment_count, 3);
+    search(more, ENOUGH);
+    assert_int_equal(atomic_load(&more->tuning->number), number + 1);
+    assert_ptr_equal(basis_of(more, 0), first);
+    assert_ptr_equal(basis_of(more, 1), second);
+    assert_ptr_equal(basis_of(more, 2), first);
+    index_release(more);
+    index_release(mixed);
+    index_release(v);
+}
+
+/* Of rows that no basis is for on its own, in one segment with others, one is found for all. */
+static void new_rows_among_the_others_change_it(void **unused)
 {
     (void)unused;
     if (is_slow())
         return;
     index_version *v = build(NULL, SOME, 0);
     search(v, ENOUGH);
-    unsigned number = atomic_load(&v->tuning->number);
-    index_version *mixed = build(v, SOME, 2 * SOME);
+    index_version *mixed = build(v, SOME / 2, SOME / 2);
     search(mixed, ENOUGH);
-    assert_int_equal(atomic_load(&mixed->tuning->number), number + 1);
     const basis *found = common_basis(mixed);
     assert_non_null(found);
     search(mixed, ENOUGH);
@@ -161,7 +204,8 @@ int main(void)
     setenv("SQLITE_FAISS_SKETCHES", "always", 1); /* of so few rows, too */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_basis_that_fits_is_kept),
-        cmocka_unit_test(new_rows_of_another_kind_change_it),
+        cmocka_unit_test(rows_of_another_kind_get_a_basis_of_their_own),
+        cmocka_unit_test(new_rows_among_the_others_change_it),
         cmocka_unit_test(rows_that_are_all_replaced_change_it),
         cmocka_unit_test(no_basis_is_looked_for_once),
     };

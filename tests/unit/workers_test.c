@@ -21,8 +21,17 @@ typedef struct work {
     atomic_int done[PARTS];
     atomic_int in_place[THREADS];
     atomic_int helped, confused;
-    int slow; /* microseconds for a part */
+    int slow;                  /* microseconds for a part */
+    const atomic_int *awaited; /* what the first thread (of `helped`), or the others, wait for … */
+    int count;                 /* … to come to so many */
 } work;
+
+/* However busy the machine is, up to a minute. */
+static void wait_for(const atomic_int *number, int count)
+{
+    for (int ms = 0; atomic_load(number) < count && ms < 60000; ms++)
+        usleep(1000);
+}
 
 static void do_part(void *argument, int part, int thread, workers_task *task)
 {
@@ -35,6 +44,8 @@ static void do_part(void *argument, int part, int thread, workers_task *task)
     atomic_fetch_add(&w->done[part], 1);
     if (w->slow)
         usleep((useconds_t)w->slow);
+    if (w->awaited && (thread == 0) == (w->awaited == &w->helped))
+        wait_for(w->awaited, w->count);
     atomic_fetch_sub(&w->in_place[thread], 1);
 }
 
@@ -71,7 +82,7 @@ static void helpers_make_room(void **unused)
 {
     (void)unused;
     unsigned entered[BOUND];
-    work alone = {0}, together = {.slow = 500};
+    work alone = {0}, together = {.awaited = &together.helped, .count = 1};
     char *message = NULL;
     for (int i = 0; i < BOUND; i++)
         entered[i] = workers_enter();
@@ -86,7 +97,8 @@ static void helpers_make_room(void **unused)
 
 /* Ends the work when it was asked often enough. */
 typedef struct patience {
-    int asked, most;
+    atomic_int asked;
+    int most;
     pthread_t of;
 } patience;
 
@@ -94,7 +106,7 @@ static int ask(void *argument, char **message)
 {
     patience *p = argument;
     assert_true(pthread_equal(p->of, pthread_self()));
-    if (++p->asked < p->most)
+    if (atomic_fetch_add(&p->asked, 1) + 1 < p->most)
         return SQLITE_OK;
     *message = sqlite3_mprintf("enough");
     return SQLITE_INTERRUPT;
@@ -106,7 +118,8 @@ static void a_check_stops_it(void **unused)
     for (int threads = 1; threads <= 3; threads++) {
         patience p = {.most = 5, .of = pthread_self()};
         vector_reader reader = {.check = ask, .argument = &p};
-        work w = {.slow = 1000};
+        /* The others do not get to the end first. */
+        work w = {.slow = 1000, .awaited = &p.asked, .count = p.most};
         char *message = NULL;
         assert_int_equal(workers_run(threads, PARTS, do_part, &w, &reader, &message),
                          SQLITE_INTERRUPT);

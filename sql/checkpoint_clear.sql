@@ -1,2 +1,0 @@
--- Before another one is stored.
-DELETE FROM {checkpoint}

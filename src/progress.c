@@ -1,0 +1,64 @@
+#include "progress.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sqlite_api.h"
+
+enum { CELLS = 30, LINE_BYTES = 256, PAUSE_MS = 100 };
+
+static atomic_llong drawn_at; /* in milliseconds; 0: nothing is there */
+
+static int is_asked(void)
+{
+    enum { UNKNOWN, NO, YES };
+    static atomic_int asked;
+    int known = atomic_load_explicit(&asked, memory_order_relaxed);
+    if (known == UNKNOWN) {
+        const char *text = getenv("SQLITE_FAISS_PROGRESS");
+        known = text && *text && strcmp(text, "0") != 0 ? YES : NO;
+        atomic_store_explicit(&asked, known, memory_order_relaxed);
+    }
+    return known == YES;
+}
+
+static long long milliseconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* At once, so that lines of two threads do not mix. What cannot be written is not missed. */
+static void put(const char *line)
+{
+    ssize_t written = write(STDERR_FILENO, line, strlen(line));
+    (void)written;
+}
+
+void progress_draw(const char *kind, int64_t done, int64_t total)
+{
+    if (!is_asked() || total < 1)
+        return;
+    long long now = milliseconds_now(), former = atomic_load(&drawn_at);
+    if ((former && now - former < PAUSE_MS) ||
+        !atomic_compare_exchange_strong(&drawn_at, &former, now))
+        return;
+    char cells[CELLS + 1], line[LINE_BYTES];
+    int full = (int)(done * CELLS / total);
+    memset(cells, '#', (size_t)full);
+    memset(cells + full, '.', (size_t)(CELLS - full));
+    cells[CELLS] = 0;
+    sqlite3_snprintf(sizeof line, line, "\r[%s] %3d %%  %s: %,lld of %,lld rows", cells,
+                     (int)(done * 100 / total), kind, (long long)done, (long long)total);
+    put(line);
+}
+
+void progress_wipe(void)
+{
+    if (atomic_exchange(&drawn_at, 0))
+        put("\r\x1b[K");
+}
