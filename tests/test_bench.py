@@ -9,6 +9,9 @@ import pytest
 
 from database import EXTENSION, ROOT
 
+# In one process: most look at the figures of one run.
+pytestmark = pytest.mark.xdist_group("bench")
+
 BENCH = ROOT / "tests" / "bench"
 SUITE = BENCH / "suite.py"
 PEERS = ROOT / "build" / "bench" / "peers"
@@ -21,7 +24,7 @@ def library():
 def run_suite(directory, *arguments):
     command = [sys.executable, str(SUITE), "--extension", library(), "--work", str(directory)]
     command += ["--out", str(directory / "results"), "--rounds", "3", "--generations", "1"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600)
 
 
 def contenders_of(results, set_name):
@@ -94,7 +97,7 @@ def test_one_that_fails_is_a_line_that_says_why(results, tmp_path):
     command = [sys.executable, str(program), "--extension", library(), "--work", str(tmp_path)]
     command += ["--out", str(tmp_path / "results"), "--rounds", "1", "--generations", "1"]
     command += ["--sets", "text32:2000", "--parts", "latency", "--only", "refused|impossible"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "results" / "results.md").read_text()
     missing = text.split("## Not run\n")[1]
@@ -115,23 +118,40 @@ def test_a_process_that_dies_or_hangs_is_told(tmp_path):
         "        os.abort()\n"
         "class Hangs(Contender):\n"
         "    def build(self, place):\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "if __name__ == '__main__':\n"
-        "    for contender in Dies('dies'), Hangs('hangs'):\n"
+        "    for contender, seconds in (Dies('dies'), 600), (Hangs('hangs'), 5):\n"
         "        player = Player(contender, None, [], one_thread=True)\n"
         "        try:\n"
-        "            player.ask('build', seconds=5)\n"
+        "            player.ask('build', seconds=seconds)\n"
         "        except Failed as failure:\n"
         "            print(contender, failure, failure.gone)\n"
         "        player.close()\n"
     )
     done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=120
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=600
     )
     assert done.stdout.splitlines() == [
         "dies build: ended with status -6 True",
         "hangs build took more than 5 s True",
     ], done.stderr
+
+
+def test_graphs_are_compared_at_the_same_recall(tmp_path):
+    """With vectorlite, too, where it is installed: its graphs are kept for the next run."""
+    peers = ["--peers", str(PEERS)] if (PEERS / "installed.json").exists() else []
+    command = [sys.executable, str(BENCH / "graphs.py"), "--extension", library(), "--work", str(tmp_path / "work")]
+    command += ["--sets", "text32:2000", "--rounds", "2", "--json", str(tmp_path / "figures.json"), *peers]
+    built = []
+    for _ in range(2):
+        done = subprocess.run([*command, "--keep", str(tmp_path)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        graphs = json.loads((tmp_path / "figures.json").read_text())["sets"]["text32:2000"]
+        assert len(graphs) == (4 if peers else 2)
+        for graph in graphs.values():
+            assert graph["recall"] >= 0.98 and graph["us"] > 0 and graph["build_cpu"] > 0
+        built.append({name: graph["build_cpu"] for name, graph in graphs.items() if "vectorlite" in name})
+    assert built[0] == built[1]
 
 
 def test_plots_are_pictures(results):
@@ -153,11 +173,15 @@ def test_made_up_vectors_repeat_and_are_like_text():
         "    assert (vectors == again[0]).all() and (queries == again[1]).all()\n"
         "    spectrum = numpy.linalg.eigvalsh(numpy.cov(vectors.T.astype('f8')))[::-1]\n"
         "    return spectrum[:64].sum() / spectrum.sum(), nearness(vectors, queries)[1]\n"
-        "print(*shares('text384:4000'), *shares('uniform384:4000'))\n"
+        "for name in 'text384:4000', 'clusters256:30000', 'uniform384:4000':\n"
+        "    print(*shares(name))\n"
     )
     done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True)
-    text_share, text_near, uniform_share, uniform_near = map(float, done.stdout.split())
+    found = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    (text_share, text_near), clusters, (uniform_share, uniform_near) = found
     assert text_share > 0.6 and text_near < 0.55
+    harmonic = [sum(1 / i for i in range(1, most + 1)) for most in (64, 256)]
+    assert abs(clusters[0] - harmonic[0] / harmonic[1]) < 0.02 and clusters[1] < 0.45
     assert uniform_share < 0.35 and uniform_near > 0.7
 
 

@@ -5,10 +5,10 @@ To add a definition of this extension, a kind of FAISS index or a peer, add a li
 
 import asyncio
 import importlib.metadata
-import json
 import pathlib
 import shutil
 import sqlite3
+import sys
 import time
 
 import numpy
@@ -171,7 +171,8 @@ class ThisExtension(InSql):
             f"CREATE VIRTUAL TABLE {self.table} USING faiss(main, docs{options})"
         )
         created = time.perf_counter() - begin
-        query = numpy.zeros(place.dimension, "<f4")
+        first = self.connection.execute("SELECT embedding FROM docs LIMIT 1").fetchone()[0]
+        query = numpy.frombuffer(first, "<f4")
         settled = self.settle(lambda: self.search(query, 10))
         version = self.connection.execute("SELECT faiss_version()").fetchone()[0]
         self.connection.close()
@@ -353,23 +354,37 @@ class Numpy(InPython):
 
 
 class DatasetteFaiss(InSql):
-    """The plugin's own functions on a connection, its index made as it does at start-up."""
+    """The plugin's own functions on a connection, its index made as it does at start-up, asked in
+    the SQL of its README, with the FAISS that is installed with it. Nobody tells that there how
+    many threads to use: it takes all."""
 
     exact = True
     most = MANY
-    statement = "SELECT faiss_search('docs', 'docs', :query, :k)"
+    joined = (
+        "WITH related AS (SELECT value FROM json_each(({})))"
+        " SELECT id FROM docs, related WHERE id = value"
+    )
+    statement = joined.format("SELECT faiss_search('docs', 'docs', :query, :k)")
+
+    def __init__(self, name, one_thread=False):
+        super().__init__(name)
+        self.one_thread = one_thread
 
     def needs_peers(self):
         return True
 
+    def index_key(self):
+        return "datasette-faiss"
+
     def build(self, place):
-        return {"seconds": 0, "bytes": 0, "version": importlib.metadata.version("datasette-faiss")}
+        sys.path.insert(0, str(place.installed.folder()))
+        versions = [importlib.metadata.version(name) for name in ("datasette-faiss", "faiss-cpu")]
+        return {"seconds": 0, "bytes": 0, "version": ", faiss-cpu ".join(versions)}
 
     def load(self, place):
+        sys.path.insert(0, str(place.installed.folder()))
         import datasette_faiss
-        import faiss
 
-        faiss.omp_set_num_threads(1)
         self.plugin = datasette_faiss
 
     def open(self, place):
@@ -389,12 +404,11 @@ class DatasetteFaiss(InSql):
     async def execute_fn(self, function):
         return function(self.connection)
 
-    def run(self, sql, query, k):
-        return json.loads(super().run(sql, query, k)[0])
-
     def filtered_statement(self, percent):
         where = condition("indexed_bucket", percent)
-        return f"SELECT faiss_agg(id, embedding, :query, :k) FROM docs WHERE {where}"
+        return self.joined.format(
+            f"SELECT faiss_agg(id, embedding, :query, :k) FROM docs WHERE {where}"
+        )
 
 
 # ---- the list ----
@@ -440,5 +454,6 @@ CONTENDERS = [
     ),
     Peer("usearch", peers.usearch, "scalar", "scalar, indexed"),
     DatasetteFaiss("datasette-faiss"),
+    DatasetteFaiss("datasette-faiss, one thread", one_thread=True),
     Numpy("NumPy"),
 ]

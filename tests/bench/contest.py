@@ -39,7 +39,7 @@ class Session:
     def first(self):
         """From opening to the first answer, in ms."""
         self.contender.load(self.place)
-        self.before = status_mib("VmRSS")
+        self.before = status_mib("VmRSS"), status_mib("RssAnon")
         query = self.queries[0]
 
         def run():
@@ -61,8 +61,10 @@ class Session:
         search()
 
     def resident(self):
-        """How far memory has risen since before opening, and at its peak, in MiB."""
-        return status_mib("VmRSS") - self.before, status_mib("VmHWM") - self.before
+        """How far memory has risen since before opening, at its peak, and without files, in MiB."""
+        before, anonymous = self.before
+        peak = status_mib("VmHWM") - before
+        return status_mib("VmRSS") - before, peak, status_mib("RssAnon") - anonymous
 
     def turn(self, k, percent, first):
         """[(query number, ms, ms of CPU, ids)] of some searches, after one that does not count."""
@@ -213,8 +215,9 @@ class Entry:
             "missing": {str(what): reason for what, reason in self.missing.items()},
             "build": self.build,
             "first_ms": middle(self.first_ms),
-            "resident_mib": middle([resident for resident, _ in self.resident_mib]),
-            "peak_mib": middle([peak for _, peak in self.resident_mib]),
+            "resident_mib": middle([each[0] for each in self.resident_mib]),
+            "peak_mib": middle([each[1] for each in self.resident_mib]),
+            "anonymous_mib": middle([each[2] for each in self.resident_mib]),
             "rates": {str(threads): middle(rates) for threads, rates in self.rates.items()},
             "searches": {},
         }

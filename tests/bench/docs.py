@@ -37,6 +37,18 @@ def write_docs(path, vectors, buckets):
     connection.close()
 
 
+def write_plain_docs(path, vectors):
+    """No more than ids, from 1 on, and vectors."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB)")
+    connection.executemany(
+        "INSERT INTO docs VALUES (?, ?)", ((id, row.tobytes()) for id, row in enumerate(vectors, 1))
+    )
+    connection.commit()
+    connection.close()
+
+
 class Truth:
     """Which rows are the nearest, and how far they are."""
 

@@ -23,11 +23,13 @@ def cpu_model():
 
 def describe_machine():
     """To be called before anything is measured, for the load average."""
+    told = (f"{name}={value}" for name, value in sorted(os.environ.items()))
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.platform(),
+        "told": " ".join(one for one in told if one.startswith(("OPENBLAS_", "OMP_"))),
         "load_average": ", ".join(f"{value:.2f}" for value in os.getloadavg()),
     }
 

@@ -9,12 +9,12 @@ import hashlib
 import json
 import pathlib
 import shutil
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 
+from docs import write_plain_docs
 from report import Table, describe_machine, finish, number, print_machine, say
 from vectors import add_arguments, read_or_make
 
@@ -37,18 +37,6 @@ CONTROL = "second_raw"
 # ---- data ----
 
 
-def write_database(path, vectors):
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, embedding BLOB)")
-    connection.executemany(
-        "INSERT INTO docs VALUES (?, ?)",
-        ((number, row.tobytes()) for number, row in enumerate(vectors, 1)),
-    )
-    connection.commit()
-    connection.close()
-
-
 def cached_data(cache, vectors, queries):
     """A directory with the databases and the raw float32 files, made once for these vectors."""
     digest = hashlib.sha256(vectors.tobytes() + queries.tobytes()).hexdigest()[:16]
@@ -58,7 +46,7 @@ def cached_data(cache, vectors, queries):
         unfinished = pathlib.Path(tempfile.mkdtemp(dir=cache))
         for name, some in (("docs", vectors), ("hundred", vectors[:100]), ("one", vectors[:1])):
             some.tofile(unfinished / f"{name}.f32")
-            write_database(unfinished / f"{name}.db", some)
+            write_plain_docs(unfinished / f"{name}.db", some)
         queries.tofile(unfinished / "queries.f32")
         unfinished.rename(directory)
     return directory

@@ -100,8 +100,9 @@ def first_cells(figures, name):
 
 
 def memory_cells(figures, name):
-    both = figures.resident(name), figures.of(name)["peak_mib"]
-    return [beside(number(mib), mib, figures.vectors_mib) for mib in both]
+    own = figures.of(name)
+    several = own["resident_mib"], own["peak_mib"], own["anonymous_mib"]
+    return [beside(number(mib), mib, figures.vectors_mib) for mib in several]
 
 
 def size_cells(figures, name):
@@ -184,7 +185,7 @@ MEASURES = {
     "memory": Measure(
         None,
         "Resident memory after opening and searching (in brackets: times the vectors)",
-        ["MiB", "at the peak"],
+        ["MiB", "at the peak", "anonymous"],
         memory_cells,
         ("MiB", lambda f, name: f.resident(name)),
     ),
@@ -334,7 +335,8 @@ def describe(machine, sets, versions, options):
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
         f"{machine['system']}; load average {machine['load_average']} before, "
         f"{machine['load_after']} after; SQLite {sqlite3.sqlite_version}, "
-        f"Python {platform.python_version()}.",
+        f"Python {platform.python_version()}"
+        + (f"; in the environment {machine['told']}." if machine["told"] else "."),
         "",
         *(f"- {name}: {version}" for name, version in versions.items()),
         "",

@@ -20,7 +20,10 @@ SPECTRUM, FITTED_DIMENSION = (0.20, 4.38), 384
 # (0.26 to 0.58) of that of the median row; the packages' is 0.43 (0.26 to 0.57).
 SPREAD = (0.25, 0.65)
 ROWS_TO_A_CENTRE = 32
-MADE_UP = re.compile(r"(text|uniform)(\d+):(\d+)")
+# Another decaying spectrum: so many Gaussian clusters, each this wide beside the spread of their
+# centres, the variance of component i proportional to 1 / i in both.
+CLUSTERS, WITHIN = 2000, 0.7
+MADE_UP = re.compile(r"(text|clusters|uniform)(\d+):(\d+)")
 
 
 def add_arguments(parser):
@@ -65,7 +68,8 @@ def hold_out(vectors, count, seed=1):
 
 def named_set(name, directory, query_count):
     """The vectors, the queries and a description of `data` (those of the directory, some held
-    out), `questions` (the same with its own queries), `textD:ROWS` or `uniformD:ROWS`."""
+    out), `questions` (the same with its own queries), `textD:ROWS`, `clustersD:ROWS` or
+    `uniformD:ROWS`."""
     if name in ("data", "questions"):
         if not directory:
             raise ValueError(f"the set {name} needs BENCH_DATA")
@@ -75,12 +79,17 @@ def named_set(name, directory, query_count):
         return vectors, queries, source
     kind = MADE_UP.fullmatch(name)
     if not kind:
-        raise ValueError(f"{name}: expected data, questions, textD:ROWS or uniformD:ROWS")
+        kinds = "textD:ROWS, clustersD:ROWS or uniformD:ROWS"
+        raise ValueError(f"{name}: expected data, questions, {kinds}")
     dimension, rows = int(kind[2]), int(kind[3])
     random = numpy.random.default_rng(1)
     if kind[1] == "uniform":
         drawn = random.random((rows + query_count, dimension), dtype="f4")
         return drawn[:rows], drawn[rows:], "uniform random in a cube"
+    if kind[1] == "clusters":
+        drawn = in_clusters(random, rows + query_count, dimension)
+        source = f"{CLUSTERS:,} Gaussian clusters, variance of component i proportional to 1 / i"
+        return drawn[:rows], drawn[rows:], source
     drawn = like_text(random, rows + query_count, dimension)
     return drawn[:rows], drawn[rows:], "made up with the spectrum of text embeddings"
 
@@ -95,19 +104,34 @@ def decay(dimension):
 
 
 def like_text(random, rows, dimension):
-    """Clusters whose components decay, turned at random so that no axis is special."""
+    """Clusters whose components decay as those of text embeddings do."""
     centre_count = max(1, rows // ROWS_TO_A_CENTRE)
     centres = random.standard_normal((centre_count, dimension), dtype="f4")
     within = random.uniform(*SPREAD, size=(centre_count, 1)).astype("f4")
-    deviation = numpy.sqrt(decay(dimension)).astype("f4")
+    centres *= numpy.sqrt(1 - within)
+    return around(random, centres, numpy.sqrt(within), rows, decay(dimension))
+
+
+def in_clusters(random, rows, dimension):
+    """Clusters that are all as wide, whose components decay as the reciprocal of their number."""
+    centres = random.standard_normal((CLUSTERS, dimension), dtype="f4")
+    within = numpy.full((CLUSTERS, 1), WITHIN, "f4")
+    return around(random, centres, within, rows, 1 / numpy.arange(1, dimension + 1))
+
+
+def around(random, centres, within, rows, variances):
+    """Rows around centres, each with a deviation of its own, turned at random so that no axis is
+    special, after the components were given these variances."""
+    dimension = len(variances)
     square = random.standard_normal((dimension, dimension))
-    rotation = (deviation[:, None] * numpy.linalg.qr(square)[0]).astype("f4")
+    rotation = numpy.linalg.qr(square)[0] * numpy.sqrt(variances).astype("f4")[:, None]
+    rotation = rotation.astype("f4")
     drawn = numpy.empty((rows, dimension), "<f4")
     for begin in range(0, rows, 50000):  # in pieces: a large set fits into memory once
         part = drawn[begin : begin + 50000]
-        chosen = random.integers(centre_count, size=len(part))
-        noise = random.standard_normal(part.shape, dtype="f4") * numpy.sqrt(within[chosen])
-        noise += centres[chosen] * numpy.sqrt(1 - within[chosen])
+        chosen = random.integers(len(centres), size=len(part))
+        noise = random.standard_normal(part.shape, dtype="f4") * within[chosen]
+        noise += centres[chosen]
         part[:] = noise @ rotation
     return drawn
 
