@@ -233,22 +233,72 @@ int sketch_add_outlier(sketch *s)
     return SQLITE_OK;
 }
 
-int sketch_add_row(sketch *s, const sketch *from, int slot)
+/* Append rows of another sketch of the same basis, for which there is room, all as if they were no
+** outliers. */
+static void append_codes(sketch *s, const sketch *from, int first, int count)
 {
     const basis *b = s->basis;
-    if (from->basis != b || (from->outliers && from->outliers[slot]))
+    for (int line = 0; line < b->lines; line++) {
+        memcpy(code_at(s, line, (size_t)s->count), code_at(from, line, (size_t)first),
+               (size_t)count * (size_t)b->line);
+        bounds_add(&s->bounds[line], from->bounds[line].error, from->bounds[line].norm);
+    }
+    memset(s->outliers + s->count, 0, (size_t)count);
+    s->count += count;
+    s->farthest = fmax(s->farthest, from->farthest);
+    s->largest_norm = fmax(s->largest_norm, from->largest_norm);
+}
+
+int sketch_add_row(sketch *s, const sketch *from, int slot)
+{
+    if (from->basis != s->basis || (from->outliers && from->outliers[slot]))
         return sketch_add_outlier(s);
     if (sketch_reserve(s, 1) != SQLITE_OK)
         return SQLITE_NOMEM;
-    size_t row = (size_t)s->count++;
-    for (int line = 0; line < b->lines; line++) {
-        memcpy(code_at(s, line, row), code_at(from, line, (size_t)slot), (size_t)b->line);
-        bounds_add(&s->bounds[line], from->bounds[line].error, from->bounds[line].norm);
-    }
-    s->outliers[row] = 0;
-    s->farthest = fmax(s->farthest, from->farthest);
-    s->largest_norm = fmax(s->largest_norm, from->largest_norm);
+    append_codes(s, from, slot, 1);
     return SQLITE_OK;
+}
+
+/* Append a part whose rows there is room for. */
+static int join(sketch *s, const sketch *part, int rows)
+{
+    int rc = SQLITE_OK, begin = s->count;
+    if (part && part->basis == s->basis)
+        append_codes(s, part, 0, rows);
+    else
+        for (int i = 0; rc == SQLITE_OK && i < rows; i++)
+            rc = sketch_add_outlier(s);
+    if (part && part->basis == s->basis && part->outliers) {
+        memcpy(s->outliers + begin, part->outliers, (size_t)rows);
+        s->outlier_count += part->outlier_count;
+    }
+    return rc;
+}
+
+int sketch_join(const sketch *const *parts, const int *rows, int count, sketch **out)
+{
+    const sketch *first = NULL;
+    sketch *s = NULL;
+    size_t all = 0;
+    for (int i = 0; i < count; i++) {
+        first = first ? first : parts[i];
+        all += (size_t)rows[i];
+    }
+    *out = NULL;
+    if (!first)
+        return SQLITE_OK;
+    int rc = sketch_open(first->basis, &s);
+    if (rc == SQLITE_OK)
+        rc = sketch_resize(s, all);
+    for (int i = 0; rc == SQLITE_OK && i < count; i++)
+        rc = join(s, parts[i], rows[i]);
+    if (rc == SQLITE_OK)
+        sketch_close(s);
+    if (rc == SQLITE_OK)
+        *out = s;
+    else
+        sketch_free(s);
+    return rc;
 }
 
 void sketch_close(sketch *s)
@@ -517,10 +567,9 @@ void sketch_fetch(const sketch *s, int line, const int64_t *slots, int count)
         __builtin_prefetch(code_at(s, line, (size_t)slots[i]));
 }
 
-int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,
+int sketch_go_on(const sketch *s, const query_sketch *q, int line, int32_t limit, int64_t *slots,
                  int32_t *distances, int count)
 {
-    int32_t limit = sketch_limit(s, q, line, bound);
     int width = s->basis->line;
     const int16_t *code = q->code + line * width;
     if (q->metric == METRIC_KIND_IP)
@@ -530,15 +579,14 @@ int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound,
 
 /* ---- rows as queries ---- */
 
-/* Lines that a pair's code has: more would not fit what compares them. */
-static int pair_lines(const sketch *s)
+int sketch_pair_lines(const sketch *s)
 {
     return s->basis->lines < SKETCH_PAIR_LINES ? s->basis->lines : SKETCH_PAIR_LINES;
 }
 
 int sketch_pair_width(const sketch *s)
 {
-    return (basis_reach(s->basis, pair_lines(s) - 1) + 1 + 3) / 4 * 4;
+    return (basis_reach(s->basis, sketch_pair_lines(s) - 1) + 1 + 3) / 4 * 4;
 }
 
 /* Put the components of the lines and the norm that the last one has next to each other. What
@@ -546,7 +594,7 @@ int sketch_pair_width(const sketch *s)
 static void write_pair_code(const sketch *s, size_t row, int width, int8_t *out)
 {
     size_t line = (size_t)s->basis->line, at = 0;
-    int last = pair_lines(s) - 1;
+    int last = sketch_pair_lines(s) - 1;
     for (int i = 0; i <= last; i++) {
         const int8_t *code = code_at(s, i, row);
         if (line == CACHE_LINE) /* a length that the compiler knows */
@@ -572,10 +620,8 @@ const uint8_t *sketch_outliers(const sketch *s)
     return s->outliers;
 }
 
-int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound)
+int32_t sketch_pair_limit(const sketch *s, double bound)
 {
-    int line = pair_lines(s) - 1;
-    if (!isfinite(bound))
-        return INT32_MAX;
-    return limit_of_distance(s->basis, bound, s->bounds[line].error, from->bounds[line].error);
+    double error = s->bounds[sketch_pair_lines(s) - 1].error;
+    return limit_of_distance(s->basis, bound, error, error) / (KERNEL_FINER * KERNEL_FINER);
 }

@@ -78,13 +78,19 @@ int sketch_add_outlier(sketch *s);
 /* No more rows come. */
 void sketch_close(sketch *s);
 
+/* One sketch of the rows of several, one after another; `rows` says how many each has. Those of a
+** part that is NULL, or of another basis than the first, are outliers. *out is NULL where all are
+** NULL. SQLITE_OK or SQLITE_NOMEM. */
+int sketch_join(const sketch *const *parts, const int *rows, int count, sketch **out);
+
 /*
-** For comparing rows with each other: one code of each, of SKETCH_PAIR_LINES lines at most
+** For comparing rows with each other: one code of each, of the first lines, SKETCH_PAIR_LINES at most,
 ** put together, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
 ** The width is a multiple of 4. The codes of `count` slots, or of as many from `first` on where
 ** `slots` is NULL, are written one after another; the room is to be SKETCH_PAIR_SPARE bytes more.
 */
 enum { SKETCH_PAIR_LINES = 4, SKETCH_PAIR_SPARE = 64 };
+int sketch_pair_lines(const sketch *s);
 int sketch_pair_width(const sketch *s);
 void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes);
 const uint8_t *sketch_outliers(const sketch *s);
@@ -94,10 +100,9 @@ const uint8_t *sketch_outliers(const sketch *s);
 ** is within sqrt(N² + |q|² - 2<x, q>), where N is the largest norm of those. */
 double sketch_row_bound(const sketch *s, vector_metric metric, double norm, float score);
 
-/* The greatest squared distance between the code of a row and KERNEL_FINER times that of
-** a row of `from`, a sketch of the same basis, at which the rows may be within a bound; INT32_MAX
-** where the bound is infinite or NaN. */
-int32_t sketch_pair_limit(const sketch *s, const sketch *from, double bound);
+/* The greatest squared distance between the codes of two rows of a sketch at which they may be
+** within a bound; all are where the bound is infinite or NaN. */
+int32_t sketch_pair_limit(const sketch *s, double bound);
 
 /* A query as a basis sees it, for a metric. `query` is as the metric stores vectors. */
 typedef struct query_sketch query_sketch;
@@ -139,10 +144,10 @@ int sketch_is_beyond(const sketch *s, const query_sketch *q, double bound);
 int32_t sketch_limit(const sketch *s, const query_sketch *q, int line, double bound);
 
 /* Go on to another line: of `count` slots, none of them an outlier, with the distances by the line
-** before it, keep those that may be within the bound by this one, too, and their distances by
-** it. Returns how many. */
+** before it, keep those whose distance by this one is at most `limit` (sketch_limit()), and their
+** distances by it. Returns how many. */
 int sketch_lines(const sketch *s);
-int sketch_go_on(const sketch *s, const query_sketch *q, int line, double bound, int64_t *slots,
+int sketch_go_on(const sketch *s, const query_sketch *q, int line, int32_t limit, int64_t *slots,
                  int32_t *distances, int count);
 
 /* Have the processor fetch what a line has of some slots: it will be looked at soon. */

@@ -37,30 +37,30 @@ typedef struct workplace {
     int8_t *codes;              /* of the queries of a tile */
     int32_t *least;             /* of each query and group */
     integer_row *near, *nearer; /* the nearest groups, and of their rows the nearest */
-    int64_t *slots;             /* candidates of one segment … */
-    float *scores;              /* … and their scores */
+    int64_t *positions;         /* candidates … */
     int32_t *distances;         /* … and how near they may be */
+    float *scores;              /* of those of one segment */
     scored_row *scored;
 } workplace;
 
 struct neighbour_tiles {
     index_version *version;
     vector_reader reader;
-    int k, threads, held;
-    int tiles;               /* of the next block */
-    int largest;             /* rows of a segment */
-    int most;                /* candidates that are worth scoring */
-    int width;               /* of the codes */
-    const sketch **sketches; /* of each segment, held; NULL for none, … */
-    void **packed;           /* … their codes, packed … */
-    int64_t *starts;         /* … and the first group of each segment */
-    int64_t groups;
-    workplace *places;   /* of each thread */
-    index_hit *hits;     /* k for each row of the block */
-    char *answered;      /* 1 for each row that has them */
-    int64_t first, rows; /* the block */
-    atomic_int futile;   /* rows with too many candidates */
-    atomic_int failure;  /* SQLITE_NOMEM, or SQLITE_OK */
+    int k, threads;
+    int tiles;         /* of the next block */
+    int most;          /* candidates that are worth scoring */
+    sketch *rows;      /* of all rows, by their positions … */
+    int width;         /* … and of their codes, … */
+    char *packed;      /* … which are packed */
+    int64_t *outliers; /* positions of rows whose codes say nothing */
+    int outlier_count;
+    int groups;
+    workplace *places;    /* of each thread */
+    index_hit *hits;      /* k for each row of the block */
+    char *answered;       /* 1 for each row that has them */
+    int64_t first, count; /* the block */
+    atomic_int futile;    /* rows with too many candidates */
+    atomic_int failure;   /* SQLITE_NOMEM, or SQLITE_OK */
 };
 
 /* ---- room ---- */
@@ -78,11 +78,6 @@ static void *room_for(int64_t count, size_t size)
     return sqlite3_malloc64(((sqlite3_uint64)count + 1) * size);
 }
 
-static int64_t blocks_of(int rows)
-{
-    return (rows + TILE_ROWS - 1) / TILE_ROWS;
-}
-
 /* Rows that are scored for the radius, and groups where they are looked for. */
 static int first_rows(const neighbour_tiles *t)
 {
@@ -91,18 +86,18 @@ static int first_rows(const neighbour_tiles *t)
 
 static int workplace_open(const neighbour_tiles *t, workplace *w)
 {
-    int64_t candidates = t->most + t->largest;
+    int64_t rows = t->version->rows + TILE_GROUP, scored = t->most + first_rows(t);
     *w = (workplace){.queries = sqlite3_malloc64(tile_queries_bytes(TILE_QUERIES, t->width)),
                      .codes = room_for(TILE_QUERIES, (size_t)t->width + SKETCH_PAIR_SPARE),
-                     .least = room_for(t->groups * TILE_QUERIES, sizeof *w->least),
+                     .least = room_for((int64_t)t->groups * TILE_QUERIES, sizeof *w->least),
                      .near = room_for(first_rows(t), sizeof *w->near),
                      .nearer = room_for(first_rows(t), sizeof *w->nearer),
-                     .slots = room_for(candidates + TILE_GROUP, sizeof *w->slots),
-                     .scores = room_for(candidates, sizeof *w->scores),
-                     .distances = room_for(candidates + TILE_GROUP, sizeof *w->distances),
-                     .scored = room_for(t->most + first_rows(t), sizeof *w->scored)};
-    return w->queries && w->codes && w->least && w->near && w->nearer && w->slots && w->scores &&
-                   w->distances && w->scored
+                     .positions = room_for(rows + t->outlier_count, sizeof *w->positions),
+                     .distances = room_for(rows, sizeof *w->distances),
+                     .scores = room_for(scored, sizeof *w->scores),
+                     .scored = room_for(scored, sizeof *w->scored)};
+    return w->queries && w->codes && w->least && w->near && w->nearer && w->positions &&
+                   w->distances && w->scores && w->scored
                ? SQLITE_OK
                : SQLITE_NOMEM;
 }
@@ -114,24 +109,10 @@ static void workplace_close(workplace *w)
     sqlite3_free(w->least);
     sqlite3_free(w->near);
     sqlite3_free(w->nearer);
-    sqlite3_free(w->slots);
-    sqlite3_free(w->scores);
+    sqlite3_free(w->positions);
     sqlite3_free(w->distances);
+    sqlite3_free(w->scores);
     sqlite3_free(w->scored);
-}
-
-static void measure(neighbour_tiles *t)
-{
-    const index_version *v = t->version;
-    for (int s = 0; s < v->segment_count; s++) {
-        int rows = segment_count(v->segments[s]);
-        t->starts[s] = t->groups;
-        t->groups += blocks_of(rows) * TILE_LANES;
-        t->largest = rows > t->largest ? rows : t->largest;
-    }
-    t->most = (int)(v->rows / CANDIDATES_SHARE);
-    if (t->most < CANDIDATES_LEAST)
-        t->most = CANDIDATES_LEAST;
 }
 
 /* Rows of the largest block. */
@@ -140,41 +121,66 @@ static int64_t rows_of_block(const neighbour_tiles *t)
     return (int64_t)(t->threads > 1 ? TILES_MOST : 1) * TILE_QUERIES;
 }
 
-/* Hold the sketches of one basis. Returns whether enough rows have one. */
-static int hold_sketches(neighbour_tiles *t)
+/* Join the sketches of the segments: t->rows, NULL where too few rows have one of the same basis. */
+static int join_sketches(neighbour_tiles *t)
 {
     const index_version *v = t->version;
-    const basis *common = NULL;
+    const sketch **own = room_for(v->segment_count, sizeof *own);
+    int *rows = room_for(v->segment_count, sizeof *rows);
+    int rc = own && rows ? SQLITE_OK : SQLITE_NOMEM;
     int64_t plain = 0;
-    for (int s = 0; s < v->segment_count; s++) {
-        const sketch *own = segment_hold_sketch(v->segments[s]);
-        common = own && !common ? sketch_basis(own) : common;
-        t->sketches[s] = own && sketch_basis(own) == common ? own : NULL;
-        if (t->sketches[s])
-            t->width = sketch_pair_width(own);
-        else
-            plain += segment_count(v->segments[s]);
+    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
+        own[s] = segment_hold_sketch(v->segments[s]);
+        rows[s] = segment_count(v->segments[s]);
     }
-    t->held = 1;
-    return common && plain <= PLAIN_ROWS_MOST && plain < v->rows / 8 &&
-           t->width <= TILE_WIDTH_MOST && t->width % 4 == 0;
+    if (rc == SQLITE_OK)
+        rc = sketch_join(own, rows, v->segment_count, &t->rows);
+    for (int s = 0; own && rows && s < v->segment_count; s++) {
+        if (!own[s] || (t->rows && sketch_basis(own[s]) != sketch_basis(t->rows)))
+            plain += rows[s];
+        segment_let_go_sketch(v->segments[s]);
+    }
+    if (t->rows && (plain > PLAIN_ROWS_MOST || plain >= v->rows / 8)) {
+        sketch_free(t->rows);
+        t->rows = NULL;
+    }
+    sqlite3_free(own);
+    sqlite3_free(rows);
+    return rc;
 }
 
-/* Pack the codes of a segment, block after block. */
-static int pack_segment(neighbour_tiles *t, int s)
+static int list_outliers(neighbour_tiles *t)
 {
-    const sketch *own = t->sketches[s];
-    const uint8_t *outliers = sketch_outliers(own);
-    int rows = segment_count(t->version->segments[s]);
+    const uint8_t *outliers = sketch_outliers(t->rows);
+    int64_t rows = t->version->rows, count = 0;
+    for (int64_t i = 0; outliers && i < rows; i++)
+        count += outliers[i];
+    t->outliers = room_for(count, sizeof *t->outliers);
+    if (!t->outliers)
+        return SQLITE_NOMEM;
+    for (int64_t i = 0; outliers && i < rows; i++) {
+        if (outliers[i])
+            t->outliers[t->outlier_count++] = i;
+    }
+    return SQLITE_OK;
+}
+
+/* Pack the codes of all rows, block after block. */
+static int pack_rows(neighbour_tiles *t, char **message)
+{
+    const uint8_t *outliers = sketch_outliers(t->rows);
+    int rows = (int)t->version->rows, blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
     int8_t *codes = room_for(TILE_ROWS, (size_t)t->width + SKETCH_PAIR_SPARE);
-    t->packed[s] = sqlite3_malloc64((size_t)blocks_of(rows) * tile_rows_bytes(t->width) + 1);
-    int rc = codes && t->packed[s] ? SQLITE_OK : SQLITE_NOMEM;
-    char *packed = t->packed[s];
-    for (int begin = 0; rc == SQLITE_OK && begin < rows; begin += TILE_ROWS) {
-        int n = rows - begin < TILE_ROWS ? rows - begin : TILE_ROWS;
-        sketch_pair_codes(own, NULL, begin, n, codes);
-        tile_pack_rows(codes, n, t->width, outliers ? outliers + begin : NULL, packed);
-        packed += tile_rows_bytes(t->width);
+    t->groups = blocks * TILE_LANES;
+    t->packed = room_for(blocks, tile_rows_bytes(t->width));
+    int rc = codes && t->packed ? SQLITE_OK : SQLITE_NOMEM;
+    for (int i = 0; rc == SQLITE_OK && i < blocks; i++) {
+        int first = i * TILE_ROWS, n = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
+        sketch_pair_codes(t->rows, NULL, first, n, codes);
+        tile_pack_rows(codes, n, t->width, outliers ? outliers + first : NULL,
+                       t->packed + (size_t)i * tile_rows_bytes(t->width));
+        if (t->reader.check)
+            rc = t->reader.check(t->reader.argument, message);
     }
     sqlite3_free(codes);
     return rc;
@@ -183,25 +189,28 @@ static int pack_segment(neighbour_tiles *t, int s)
 /* Pack all codes, and make room for threads. */
 static int make_ready(neighbour_tiles *t, char **message)
 {
-    int rc = SQLITE_OK;
-    measure(t);
-    for (int s = 0; rc == SQLITE_OK && s < t->version->segment_count; s++) {
-        if (t->sketches[s])
-            rc = pack_segment(t, s);
-        if (rc == SQLITE_OK && t->reader.check)
-            rc = t->reader.check(t->reader.argument, message);
-    }
+    int64_t worth = t->version->rows / CANDIDATES_SHARE;
+    t->most = (int)(worth > CANDIDATES_LEAST ? worth : CANDIDATES_LEAST);
+    int rc = list_outliers(t);
+    if (rc == SQLITE_OK)
+        rc = pack_rows(t, message);
     for (int i = 0; rc == SQLITE_OK && i < t->threads; i++)
         rc = workplace_open(t, &t->places[i]);
     return rc;
+}
+
+/* Whether sketches can help. */
+static int may_pay(const index_version *v, int64_t k)
+{
+    return k >= 1 && k <= K_MOST && k < v->rows && v->slots <= INT32_MAX - TILE_ROWS &&
+           segments_have_vectors(v) && index_walks_by_sketches(v);
 }
 
 int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_tiles **out, char **message)
 {
     *out = NULL;
-    if (k < 1 || k > K_MOST || k >= v->rows || v->slots > INT32_MAX || !segments_have_vectors(v) ||
-        !index_walks_by_sketches(v))
+    if (!may_pay(v, k))
         return SQLITE_OK;
     neighbour_tiles *t = sqlite3_malloc64(sizeof *t);
     if (!t)
@@ -212,20 +221,16 @@ int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reade
     t->k = (int)k;
     t->threads = reader->threads > 1 ? reader->threads : 1;
     t->tiles = t->threads < TILES_MOST ? t->threads : TILES_MOST;
-    t->sketches = room_for(v->segment_count, sizeof *t->sketches);
-    t->packed = room_for(v->segment_count, sizeof *t->packed);
-    t->starts = room_for(v->segment_count, sizeof *t->starts);
     t->places = room_for(t->threads, sizeof *t->places);
     t->hits = room_for(rows_of_block(t) * k, sizeof *t->hits);
     t->answered = room_for(rows_of_block(t), sizeof *t->answered);
-    int rc = t->sketches && t->packed && t->starts && t->places && t->hits && t->answered
-                 ? SQLITE_OK
-                 : SQLITE_NOMEM;
-    if (t->packed)
-        memset(t->packed, 0, ((size_t)v->segment_count + 1) * sizeof *t->packed);
+    int rc = t->places && t->hits && t->answered ? SQLITE_OK : SQLITE_NOMEM;
     if (t->places)
         memset(t->places, 0, ((size_t)t->threads + 1) * sizeof *t->places);
-    int pays = rc == SQLITE_OK && hold_sketches(t);
+    if (rc == SQLITE_OK)
+        rc = join_sketches(t);
+    t->width = t->rows ? sketch_pair_width(t->rows) : 0;
+    int pays = rc == SQLITE_OK && t->rows && t->width <= TILE_WIDTH_MOST;
     if (pays)
         rc = make_ready(t, message);
     if (rc == SQLITE_OK && pays)
@@ -241,15 +246,9 @@ void neighbour_tiles_close(neighbour_tiles *t)
         return;
     for (int i = 0; t->places && i < t->threads; i++)
         workplace_close(&t->places[i]);
-    for (int s = 0; s < t->version->segment_count; s++) {
-        if (t->held)
-            segment_let_go_sketch(t->version->segments[s]);
-        if (t->packed)
-            sqlite3_free(t->packed[s]);
-    }
-    sqlite3_free(t->sketches);
+    sketch_free(t->rows);
     sqlite3_free(t->packed);
-    sqlite3_free(t->starts);
+    sqlite3_free(t->outliers);
     sqlite3_free(t->places);
     sqlite3_free(t->hits);
     sqlite3_free(t->answered);
@@ -258,30 +257,15 @@ void neighbour_tiles_close(neighbour_tiles *t)
 
 /* ---- integer distances ---- */
 
-/* Write the code of a row; NULL where it has none. */
-static const int8_t *code_of(const neighbour_tiles *t, int64_t position, int8_t *code)
-{
-    int s, slot;
-    index_locate(t->version, position, &s, &slot);
-    const sketch *own = t->sketches[s];
-    if (!own || (sketch_outliers(own) && sketch_outliers(own)[slot]))
-        return NULL;
-    sketch_pair_codes(own, NULL, slot, 1, code);
-    return code;
-}
-
 /* Compare `count` packed queries with all rows. Returns whether it came to the end. */
 static int compare(const neighbour_tiles *t, workplace *w, int count, int thread,
                    workers_task *task)
 {
-    const index_version *v = t->version;
-    for (int s = 0; s < v->segment_count; s++) {
-        int64_t blocks = t->sketches[s] ? blocks_of(segment_count(v->segments[s])) : 0;
-        const char *packed = t->packed[s];
-        for (int64_t i = 0; i < blocks; i++)
-            tile_least(w->queries, count, packed + (size_t)i * tile_rows_bytes(t->width), t->width,
-                       w->least + t->starts[s] + i * TILE_LANES, (size_t)t->groups);
-        if (workers_should_stop(task, thread))
+    enum { BLOCKS_AT_ONCE = 32 };
+    for (int i = 0; i < t->groups / TILE_LANES; i++) {
+        tile_least(w->queries, count, t->packed + (size_t)i * tile_rows_bytes(t->width), t->width,
+                   w->least + (size_t)i * TILE_LANES, (size_t)t->groups);
+        if (i % BLOCKS_AT_ONCE == 0 && workers_should_stop(task, thread))
             return 0;
     }
     return 1;
@@ -318,72 +302,63 @@ static int close_ranks(integer_row *heap, int most)
     return count;
 }
 
-/* The `most` groups whose nearest rows are nearest, in no order. Returns how many there are. */
+/* The `most` groups whose nearest rows are nearest, in no order, the farthest of them first. Returns
+** how many there are. */
 static int find_groups(const neighbour_tiles *t, const int32_t *least, integer_row *heap, int most)
 {
-    const index_version *v = t->version;
     empty(heap, most);
-    for (int s = 0; s < v->segment_count; s++) {
-        int n = t->sketches[s] ? (int)blocks_of(segment_count(v->segments[s])) * TILE_LANES : 0;
-        const int32_t *own = least + t->starts[s];
-        for (int at = -1;;) {
-            at = kernel_next_within(own, at + 1, n, heap[0].distance - 1);
-            if (at == n)
-                break;
-            replace_first(heap, most, (integer_row){own[at], (int32_t)(t->starts[s] + at)});
-        }
+    for (int at = -1;;) {
+        at = kernel_next_within(least, at + 1, t->groups, heap[0].distance - 1);
+        if (at == t->groups)
+            return close_ranks(heap, most);
+        replace_first(heap, most, (integer_row){least[at], at});
     }
-    return close_ranks(heap, most);
 }
 
-/* The segment that a group belongs to. */
-static int segment_of(const neighbour_tiles *t, int32_t group)
+/* The positions of a group whose rows have a code; returns how many. */
+static int list_group(const neighbour_tiles *t, int64_t group, int64_t *positions)
 {
-    int low = 0, high = t->version->segment_count - 1;
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (t->starts[middle] <= group)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
-/* The slots of a group that have a code; returns how many. */
-static int list_group(const neighbour_tiles *t, int s, int64_t group, int64_t *slots)
-{
-    const uint8_t *outliers = sketch_outliers(t->sketches[s]);
-    int64_t begin = group * TILE_GROUP, rows = segment_count(t->version->segments[s]);
+    const uint8_t *outliers = sketch_outliers(t->rows);
+    int64_t begin = group * TILE_GROUP, end = begin + TILE_GROUP;
     int count = 0;
-    for (int64_t slot = begin; slot < begin + TILE_GROUP && slot < rows; slot++) {
-        slots[count] = slot;
-        count += !(outliers && outliers[slot]);
+    for (int64_t i = begin; i < end && i < t->version->rows; i++) {
+        positions[count] = i;
+        count += !(outliers && outliers[i]);
     }
     return count;
 }
 
-/* The nearest rows of the nearest groups, by integer distances of all lines: positions in
+/* Of the first `count` of w->positions keep those within the limit of each of the first lines of
+** their codes; returns how many. */
+static int keep_within(const neighbour_tiles *t, workplace *w, const query_sketch *query,
+                       const int32_t *limits, int lines, int count)
+{
+    sketch_distances_at(t->rows, query, w->positions, count, w->distances);
+    count = kernel_keep(w->positions, w->distances, count, limits[0]);
+    for (int line = 1; line < lines; line++)
+        count = sketch_go_on(t->rows, query, line, limits[line], w->positions, w->distances, count);
+    return count;
+}
+
+/* The rows that are nearest by their codes, those of the nearest groups by all lines: positions in
 ** w->nearer, in no order. Returns how many. */
 static int find_first(const neighbour_tiles *t, workplace *w, const int32_t *least,
                       const query_sketch *query)
 {
-    int most = first_rows(t), groups = find_groups(t, least, w->near, most);
+    int most = first_rows(t), groups = find_groups(t, least, w->near, most), count = 0;
+    int32_t limits[LINES_MOST], nearest = INT32_MAX;
+    if (groups == most) /* no row elsewhere is nearer than this by the lines that were compared */
+        nearest = w->near[0].distance * KERNEL_FINER * KERNEL_FINER;
+    for (int line = 0; line < LINES_MOST; line++)
+        limits[line] = line < sketch_pair_lines(t->rows) ? nearest : INT32_MAX;
+    for (int i = 0; i < groups; i++)
+        count += list_group(t, w->near[i].row, w->positions + count);
+    count = keep_within(t, w, query, limits, sketch_lines(t->rows), count);
     empty(w->nearer, most);
-    for (int i = 0; i < groups; i++) {
-        int s = segment_of(t, w->near[i].row);
-        const sketch *own = t->sketches[s];
-        int64_t slots[TILE_GROUP];
-        int32_t distances[TILE_GROUP];
-        int count = list_group(t, s, w->near[i].row - t->starts[s], slots);
-        sketch_distances_at(own, query, slots, count, distances);
-        for (int line = 1; line < sketch_lines(own); line++)
-            sketch_go_on(own, query, line, INFINITY, slots, distances, count);
-        for (int j = 0; j < count; j++) {
-            integer_row row = {distances[j], (int32_t)(t->version->starts[s] + slots[j])};
-            if (row.distance < w->nearer[0].distance)
-                replace_first(w->nearer, most, row);
-        }
+    for (int i = 0; i < count; i++) {
+        integer_row row = {w->distances[i], (int32_t)w->positions[i]};
+        if (row.distance < w->nearer[0].distance)
+            replace_first(w->nearer, most, row);
     }
     return close_ranks(w->nearer, most);
 }
@@ -404,42 +379,48 @@ static int compare_positions(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* Have vectors that lie apart fetched from memory, all at once. */
-static void fetch(const segment *s, int dimension, const int64_t *slots, int count)
+/* Have the vectors of the first rows fetched from memory, all at once. */
+static void fetch(const index_version *v, const int64_t *positions, int count)
 {
-    enum { LINE = 64 / sizeof(float) };
-    for (int i = 0; i < count; i++) {
-        const float *x = segment_vector(s, (int)slots[i]);
-        for (int at = 0; at < dimension; at += LINE)
-            __builtin_prefetch(x + at);
+    for (int i = 0; i < count && i < FETCHED_MOST; i++) {
+        int s, slot;
+        index_locate(v, positions[i], &s, &slot);
+        segment_fetch(v->segments[s], slot);
     }
 }
 
-/* Score w->slots of a segment; append those but the query that are as near as `rank`. */
-static int score(const neighbour_tiles *t, workplace *w, int64_t query, int s, int count,
-                 float rank, int *scored)
+/* Score the first `count` of w->positions, which ascend; append those but the query that are as near
+** as `rank`. */
+static int score(const neighbour_tiles *t, workplace *w, int64_t query, int count, float rank,
+                 int *scored)
 {
     const index_version *v = t->version;
-    int own, slot;
+    int own, slot, rc = SQLITE_OK;
     index_locate(v, query, &own, &slot);
+    const float *x = segment_vector(v->segments[own], slot);
     char *message = NULL;
-    fetch(v->segments[s], v->dimension, w->slots, count < FETCHED_MOST ? count : FETCHED_MOST);
-    int rc = segment_scores(v->segments[s], NULL, segment_vector(v->segments[own], slot), w->slots,
-                            count, w->scores, &message);
-    sqlite3_free(message);
-    for (int i = 0; rc == SQLITE_OK && i < count; i++) {
-        float found = walk_rank_of(v->metric, w->scores[i]);
-        int64_t position = v->starts[s] + w->slots[i];
-        if (found <= rank && position != query)
-            w->scored[(*scored)++] = (scored_row){found, (int32_t)position};
+    fetch(v, w->positions, count);
+    for (int i = 0, n; rc == SQLITE_OK && i < count; i += n) {
+        int s;
+        index_locate(v, w->positions[i], &s, &slot);
+        int64_t begin = v->starts[s], end = begin + segment_count(v->segments[s]);
+        for (n = 0; i + n < count && w->positions[i + n] < end; n++)
+            w->positions[i + n] -= begin;
+        rc = segment_scores(v->segments[s], NULL, x, w->positions + i, n, w->scores, &message);
+        for (int j = 0; rc == SQLITE_OK && j < n; j++) {
+            int64_t position = begin + w->positions[i + j];
+            float found = walk_rank_of(v->metric, w->scores[j]);
+            if (found <= rank && position != query)
+                w->scored[(*scored)++] = (scored_row){found, (int32_t)position};
+        }
     }
+    sqlite3_free(message);
     return rc;
 }
 
 /* A row whose neighbours are looked for, and how near they must be. */
 typedef struct asked_row {
     int64_t position;
-    const sketch *of;     /* its segment's */
     const int32_t *least; /* distances of the groups to it */
     query_sketch *row;    /* its own code … */
     query_sketch *query;  /* … and, for inner products, its vector as a query */
@@ -452,17 +433,11 @@ typedef struct asked_row {
 ** radius. Those within it are in w->scored: *scored of them. */
 static int find_rank(const neighbour_tiles *t, workplace *w, asked_row *asked, int *scored)
 {
-    const index_version *v = t->version;
-    int all = 0, count = asked->first_count, rc = SQLITE_OK;
+    int all = 0, count = asked->first_count;
     qsort(w->nearer, (size_t)count, sizeof *w->nearer, compare_positions);
-    for (int next = 0; rc == SQLITE_OK && next < count;) {
-        int s, slot, n = 0;
-        index_locate(v, w->nearer[next].row, &s, &slot);
-        int64_t end = v->starts[s] + segment_count(v->segments[s]);
-        for (; next < count && w->nearer[next].row < end; next++)
-            w->slots[n++] = w->nearer[next].row - v->starts[s];
-        rc = score(t, w, asked->position, s, n, INFINITY, &all);
-    }
+    for (int i = 0; i < count; i++)
+        w->positions[i] = w->nearer[i].row;
+    int rc = score(t, w, asked->position, count, INFINITY, &all);
     qsort(w->scored, (size_t)all, sizeof *w->scored, compare_scored_rows);
     asked->rank = all >= t->k ? w->scored[t->k - 1].rank : INFINITY;
     for (*scored = all; *scored > 0 && w->scored[*scored - 1].rank > asked->rank;)
@@ -470,68 +445,38 @@ static int find_rank(const neighbour_tiles *t, workplace *w, asked_row *asked, i
     return rc;
 }
 
-/* Of `count` of w->slots of a segment leave out those scored already; returns how many are
-** left. */
-static int leave_out_scored(const neighbour_tiles *t, workplace *w, const asked_row *asked, int s,
-                            int count)
+/* Leave out those of the first `count` of w->positions that were scored already; returns how many
+** are left. Both ascend. */
+static int leave_out_scored(workplace *w, const asked_row *asked, int count)
 {
     int left = 0;
-    for (int i = 0; i < count; i++) {
-        integer_row row = {.row = (int32_t)(t->version->starts[s] + w->slots[i])};
-        int known = bsearch(&row, w->nearer, (size_t)asked->first_count, sizeof row,
-                            compare_positions) != NULL;
-        w->slots[left] = w->slots[i];
-        left += !known;
+    for (int i = 0, known = 0; i < count; i++) {
+        while (known < asked->first_count && w->nearer[known].row < w->positions[i])
+            known++;
+        int again = known < asked->first_count && w->nearer[known].row == w->positions[i];
+        w->positions[left] = w->positions[i];
+        left += !again;
     }
     return left;
 }
 
-/* Of the first `count` of w->slots keep those that may be within a bound, going on from line to
-** line of their codes; returns how many. */
-static int keep_within(workplace *w, const sketch *own, const query_sketch *query, double bound,
-                       int count)
+/* The rows that may be as near as the rank by their codes, in w->positions. Returns how many. */
+static int find_candidates(const neighbour_tiles *t, workplace *w, const asked_row *asked)
 {
-    sketch_distances_at(own, query, w->slots, count, w->distances);
-    count = kernel_keep(w->slots, w->distances, count, sketch_limit(own, query, 0, bound));
-    for (int line = 1; line < sketch_lines(own); line++)
-        count = sketch_go_on(own, query, line, bound, w->slots, w->distances, count);
-    return count;
-}
-
-/* The slots of a segment with a sketch that may be as near as the rank, in w->slots. Returns
-** how many. */
-static int find_candidates(const neighbour_tiles *t, workplace *w, int s, const asked_row *asked)
-{
-    const sketch *own = t->sketches[s];
     vector_metric metric = t->version->metric;
     float worst = metric == METRIC_KIND_L2 ? asked->rank : -asked->rank;
-    const uint8_t *outliers = sketch_outliers(own);
-    int rows = segment_count(t->version->segments[s]), count = 0;
-    double bound = sketch_row_bound(own, metric, asked->norm, worst);
-    int32_t limit = sketch_pair_limit(own, asked->of, bound);
-    int groups = (int)blocks_of(rows) * TILE_LANES;
-    const int32_t *least = asked->least + t->starts[s];
-    limit /= KERNEL_FINER * KERNEL_FINER;
-    for (int at = kernel_next_within(least, 0, groups, limit); at < groups;
-         at = kernel_next_within(least, at + 1, groups, limit))
-        count += list_group(t, s, at, w->slots + count);
+    double bound = sketch_row_bound(t->rows, metric, asked->norm, worst);
+    int32_t limit = sketch_pair_limit(t->rows, bound), limits[LINES_MOST];
+    const query_sketch *query = asked->query ? asked->query : asked->row;
+    int count = 0, lines = sketch_lines(t->rows);
+    for (int at = kernel_next_within(asked->least, 0, t->groups, limit); at < t->groups;
+         at = kernel_next_within(asked->least, at + 1, t->groups, limit))
+        count += list_group(t, at, w->positions + count);
     if (asked->query)
-        count = keep_within(w, own, asked->query, sketch_bound(own, asked->query, worst), count);
-    else
-        count = keep_within(w, own, asked->row, bound, count);
-    for (int slot = 0; outliers && slot < rows; slot++) {
-        w->slots[count] = slot;
-        count += outliers[slot];
-    }
-    return count;
-}
-
-/* All slots of a segment. */
-static int list_all(int rows, int64_t *slots)
-{
-    for (int slot = 0; slot < rows; slot++)
-        slots[slot] = slot;
-    return rows;
+        bound = sketch_bound(t->rows, query, worst);
+    for (int line = 0; line < lines; line++)
+        limits[line] = sketch_limit(t->rows, query, line, bound);
+    return keep_within(t, w, query, limits, lines, count);
 }
 
 /* |x|, or a little more. */
@@ -548,19 +493,14 @@ static double norm_of(const float *x, int dimension)
 static int score_candidates(const neighbour_tiles *t, workplace *w, const asked_row *asked,
                             int *scored)
 {
-    const index_version *v = t->version;
-    int candidates = 0, rc = SQLITE_OK;
-    for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
-        int n = t->sketches[s] ? find_candidates(t, w, s, asked)
-                               : list_all(segment_count(v->segments[s]), w->slots);
-        candidates += n;
-        if (candidates > t->most)
-            return SQLITE_DONE;
-        n = leave_out_scored(t, w, asked, s, n);
-        if (n)
-            rc = score(t, w, asked->position, s, n, asked->rank, scored);
-    }
-    return rc;
+    int count = find_candidates(t, w, asked);
+    if (count + t->outlier_count > t->most)
+        return SQLITE_DONE;
+    count = leave_out_scored(w, asked, count);
+    int rc = score(t, w, asked->position, count, asked->rank, scored);
+    memcpy(w->positions, t->outliers, (size_t)t->outlier_count * sizeof *t->outliers);
+    return rc == SQLITE_OK ? score(t, w, asked->position, t->outlier_count, asked->rank, scored)
+                           : rc;
 }
 
 /* Write the nearest k of the rows scored. */
@@ -582,11 +522,10 @@ static int look_around(neighbour_tiles *t, workplace *w, asked_row *asked, int *
     int s, slot;
     index_locate(v, asked->position, &s, &slot);
     const float *x = segment_vector(v->segments[s], slot);
-    asked->of = t->sketches[s];
     asked->norm = norm_of(x, v->dimension);
-    int rc = query_sketch_of_row(asked->of, slot, &asked->row);
+    int rc = query_sketch_of_row(t->rows, (int)asked->position, &asked->row);
     if (rc == SQLITE_OK && v->metric == METRIC_KIND_IP)
-        rc = query_sketch_new(sketch_basis(asked->of), v->metric, x, &asked->query);
+        rc = query_sketch_new(sketch_basis(t->rows), v->metric, x, &asked->query);
     if (rc == SQLITE_OK) {
         asked->first_count = find_first(t, w, asked->least, asked->row);
         rc = find_rank(t, w, asked, scored);
@@ -625,13 +564,15 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
 {
     neighbour_tiles *t = argument;
     workplace *w = &t->places[thread];
+    const uint8_t *outliers = sketch_outliers(t->rows);
     const int8_t *codes[TILE_QUERIES];
     int64_t begin = (int64_t)part * TILE_QUERIES, queries[TILE_QUERIES];
     int count = 0, rc = SQLITE_OK;
-    for (int64_t i = begin; i < begin + TILE_QUERIES && i < t->rows; i++) {
-        const int8_t *code = code_of(t, t->first + i, w->codes + (size_t)count * (size_t)t->width);
-        if (!code)
+    for (int64_t i = begin; i < begin + TILE_QUERIES && i < t->count; i++) {
+        int8_t *code = w->codes + (size_t)count * (size_t)t->width;
+        if (outliers && outliers[t->first + i])
             continue;
+        sketch_pair_codes(t->rows, NULL, (int)(t->first + i), 1, code);
         codes[count] = code;
         queries[count++] = i;
     }
@@ -639,7 +580,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
     if (!compare(t, w, count, thread, task))
         return;
     for (int i = 0; rc != SQLITE_NOMEM && i < count; i++) {
-        rc = answer(t, w, t->first + queries[i], w->least + i * t->groups,
+        rc = answer(t, w, t->first + queries[i], w->least + (size_t)i * (size_t)t->groups,
                     t->hits + queries[i] * t->k, &t->answered[queries[i]]);
         if (workers_should_stop(task, thread))
             return;
@@ -655,18 +596,18 @@ int neighbour_tiles_fill(neighbour_tiles *t, int64_t first, int64_t *rows, char 
     if (t->threads > 1 && t->tiles < TILES_MOST) /* where few rows are read, few are answered */
         t->tiles = 2 * t->tiles < TILES_MOST ? 2 * t->tiles : TILES_MOST;
     t->first = first;
-    t->rows = v->rows - first < most ? v->rows - first : most;
-    memset(t->answered, 0, (size_t)t->rows);
+    t->count = v->rows - first < most ? v->rows - first : most;
+    memset(t->answered, 0, (size_t)t->count);
     atomic_store(&t->futile, 0);
     atomic_store(&t->failure, SQLITE_OK);
-    int parts = (int)((t->rows + TILE_QUERIES - 1) / TILE_QUERIES);
+    int parts = (int)((t->count + TILE_QUERIES - 1) / TILE_QUERIES);
     unsigned entered = workers_enter();
     int rc = workers_run(t->threads, parts, fill_tile, t, &t->reader, message);
     workers_leave(entered);
     if (rc == SQLITE_OK)
         rc = atomic_load(&t->failure);
-    int pays = atomic_load(&t->futile) <= t->rows / FUTILE_SHARE;
-    *rows = rc == SQLITE_OK && pays ? t->rows : 0;
+    int pays = atomic_load(&t->futile) <= t->count / FUTILE_SHARE;
+    *rows = rc == SQLITE_OK && pays ? t->count : 0;
     return rc;
 }
 

@@ -104,9 +104,8 @@ void sieve_go_on(sieve *s, int part, int line, double bound)
         p->count = kernel_places_within(p->distances, p->count, limit, p->slots);
     }
     while (p->line < line) {
-        p->line++;
-        p->count = sketch_go_on(p->of, s->query, p->line, bound, p->slots, p->distances, p->count);
-        limit = sketch_limit(p->of, s->query, p->line, bound);
+        limit = sketch_limit(p->of, s->query, ++p->line, bound);
+        p->count = sketch_go_on(p->of, s->query, p->line, limit, p->slots, p->distances, p->count);
     }
     p->within = limit;
 }
@@ -204,7 +203,7 @@ static void look_closer(const sieve *s, const near_row *rows, int count, int64_t
     for (int line = p->line + 1; line < sketch_lines(p->of); line++)
         sketch_fetch(p->of, line, slots, count);
     for (int line = p->line + 1; line < sketch_lines(p->of); line++)
-        sketch_go_on(p->of, s->query, line, INFINITY, slots, distances, count);
+        sketch_go_on(p->of, s->query, line, INT32_MAX, slots, distances, count);
 }
 
 /* Of rows that were found, take out those that are the nearest by all lines. */

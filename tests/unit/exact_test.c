@@ -109,8 +109,9 @@ static void check_kept(const sketch *s, const query_sketch *query, double bound)
     assert_true(distance <= sketch_limit(s, query, 0, bound));
     assert_false(sketch_is_beyond(s, query, bound));
     for (int line = 1; line < sketch_lines(s); line++) {
-        assert_int_equal(sketch_go_on(s, query, line, bound, &slot, &distance, 1), 1);
-        assert_true(distance <= sketch_limit(s, query, line, bound));
+        int32_t limit = sketch_limit(s, query, line, bound);
+        assert_int_equal(sketch_go_on(s, query, line, limit, &slot, &distance, 1), 1);
+        assert_true(distance <= limit);
     }
 }
 
@@ -192,11 +193,71 @@ static void components_may_overlap(void **unused)
     check_data(decaying, 1001);
 }
 
+/* A joined sketch says of each row what its part says, and of its bounds the widest. */
+static void check_joined(const sketch *joined, const sketch *part, int first, int rows,
+                         const query_sketch *query)
+{
+    int32_t *all = malloc((size_t)(first + rows) * sizeof *all), *own = malloc((size_t)rows * 4);
+    int64_t *slots = malloc((size_t)(first + rows) * sizeof *slots);
+    for (int i = 0; i < first + rows; i++)
+        slots[i] = i;
+    sketch_distances_at(joined, query, slots, first + rows, all);
+    for (int i = 0; i < rows; i++)
+        own[i] = SKETCH_OUTLIER;
+    if (part)
+        sketch_distances(part, query, own);
+    assert_memory_equal(all + first, own, (size_t)rows * sizeof *own);
+    for (int line = 0; part && line < sketch_lines(part); line++)
+        assert_true(sketch_limit(joined, query, line, 0.5) >= sketch_limit(part, query, line, 0.5));
+    for (int i = 0; i < rows; i++)
+        assert_int_equal(sketch_outliers(joined)[first + i], own[i] == SKETCH_OUTLIER);
+    free(all);
+    free(own);
+    free(slots);
+}
+
+static void sketches_are_joined(void **unused)
+{
+    enum { DIMENSION = 96, PARTS = 4, PART = 100 };
+    static const int rows[PARTS] = {PART, PART / 2, PART, PART};
+    (void)unused;
+    float *x = malloc((size_t)ROWS * DIMENSION * sizeof *x);
+    for (int i = 0; i < ROWS; i++)
+        decaying(DIMENSION, x + (size_t)i * DIMENSION);
+    basis *b, *other;
+    query_sketch *query;
+    sketch *parts[PARTS] = {NULL}, *joined;
+    assert_int_equal(basis_new(METRIC_KIND_L2, x, ROWS, DIMENSION, NULL, NULL, &b), SQLITE_OK);
+    assert_int_equal(basis_new(METRIC_KIND_L2, x, ROWS, DIMENSION, NULL, NULL, &other), SQLITE_OK);
+    assert_int_equal(query_sketch_new(b, METRIC_KIND_L2, x, &query), SQLITE_OK);
+    assert_int_equal(sketch_join((const sketch *const *)parts, rows, PARTS, &joined), SQLITE_OK);
+    assert_null(joined);
+    x[(PART + 3) * DIMENSION] = 1e30f;
+    for (int i = 1; i < PARTS; i++) { /* the first has none, and one is of another basis */
+        assert_int_equal(sketch_open(i == 2 ? other : b, &parts[i]), SQLITE_OK);
+        assert_int_equal(sketch_add(parts[i], x + (size_t)i * PART * DIMENSION, rows[i]),
+                         SQLITE_OK);
+        sketch_close(parts[i]);
+    }
+    assert_int_equal(sketch_join((const sketch *const *)parts, rows, PARTS, &joined), SQLITE_OK);
+    assert_ptr_equal(sketch_basis(joined), b);
+    for (int i = 0, first = 0; i < PARTS; first += rows[i++])
+        check_joined(joined, i == 2 ? NULL : parts[i], first, rows[i], query);
+    sketch_free(joined);
+    for (int i = 0; i < PARTS; i++)
+        sketch_free(parts[i]);
+    query_sketch_free(query);
+    basis_release(b);
+    basis_release(other);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_within_a_radius_are_kept),
         cmocka_unit_test(components_may_overlap),
+        cmocka_unit_test(sketches_are_joined),
     };
     return RUN_TESTS(tests);
 }
