@@ -1,11 +1,11 @@
 #include "build.h"
 
 #include <string.h>
-#include <time.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
+#include "clock.h"
 #include "delta.h"
 #include "message.h"
 #include "publication.h"
@@ -399,13 +399,6 @@ static int catch_up(snapshot *s, const live_state *from, const live_state *to, i
 
 /* ---- */
 
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static int open_reading(reading *r, const snapshot_state *state, int *goes_on, char **message)
 {
     tracked_source *t = r->snapshot->tracked;
@@ -482,7 +475,7 @@ static int read_whole(reading *reading_of, const snapshot_state *state, index_ve
     reading r = *reading_of;
     *out = NULL;
     r.room = room_for(s, 0);
-    double begin = seconds_now();
+    double begin = clock_seconds();
     int goes_on;
     if (!s->source->rowid)
         state = NULL;
@@ -492,7 +485,7 @@ static int read_whole(reading *reading_of, const snapshot_state *state, index_ve
         if (rc == SQLITE_OK)
             rc = sample_if_wanted(&r, message);
     }
-    r.so_far.seconds += seconds_now() - begin;
+    r.so_far.seconds += clock_seconds() - begin;
     if (rc == SQLITE_DONE)
         rc = finish_reading(&r, state, out, message);
     else if (rc == SQLITE_INTERRUPT && state && r.so_far.builder)

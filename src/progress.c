@@ -3,9 +3,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "sqlite_api.h"
 
 enum { CELLS = 30, LINE_BYTES = 256, PAUSE_MS = 100 };
@@ -25,13 +25,6 @@ static int is_asked(void)
     return known == YES;
 }
 
-static long long milliseconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* At once, so that lines of two threads do not mix. What cannot be written is not missed. */
 static void put(const char *line)
 {
@@ -43,7 +36,7 @@ void progress_draw(const char *kind, int64_t done, int64_t total)
 {
     if (!is_asked() || total < 1)
         return;
-    long long now = milliseconds_now(), former = atomic_load(&drawn_at);
+    long long now = (long long)clock_milliseconds(), former = atomic_load(&drawn_at);
     if ((former && now - former < PAUSE_MS) ||
         !atomic_compare_exchange_strong(&drawn_at, &former, now))
         return;

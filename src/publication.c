@@ -5,9 +5,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "message.h"
 #include "source.h"
 #include "sql_text.h"
@@ -404,11 +404,7 @@ static int has_ended(const publication *p, char **message)
 /* Wait some time for the turn among visitors: SQLITE_OK, SQLITE_BUSY, or an error. */
 static int take_turn(publication *p, char **message)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += TURN_MS * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
+    struct timespec until = clock_in(TURN_MS);
     int failure = pthread_mutex_timedlock(&p->host->turn, &until);
     if (failure == EDEADLK)
         return set_message(message, sqlite3_mprintf("%s is read by this very search", p->name));

@@ -2,16 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "snapshot_coverage.h"
-
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -89,7 +82,7 @@ static int search_one(const recall_sample *r, snapshot *s, int i, const search_e
     vector query, asked = {.x = vector_at(r, i), .dimension = r->dimension};
     *out = (answer){0};
     int rc = vector_copy(&asked, &query);
-    double begin = seconds_now();
+    double begin = clock_seconds();
     if (rc == SQLITE_OK)
         rc = search_begin(&by, s, &none, &query, r->k, effort, message);
     for (int64_t n = 0; rc == SQLITE_OK && n < r->k; n++) {
@@ -103,7 +96,7 @@ static int search_one(const recall_sample *r, snapshot *s, int i, const search_e
         out->farthest = walk_rank_of(s->version->metric, hit.score);
         out->within += out->farthest <= within;
     }
-    out->seconds = seconds_now() - begin;
+    out->seconds = clock_seconds() - begin;
     out->by_index = by.probe != NULL;
     search_close(&by);
     return rc == SQLITE_OK ? snapshot_poll(s, message) : rc;

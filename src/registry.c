@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "growth.h"
 #include "low_memory.h"
 
@@ -29,7 +29,7 @@ struct registry_entry {
     uint64_t serial;
     int users;
     int offers;     /* publications among the users */
-    time_t left_at; /* when the last user left */
+    double left_at; /* when the last user left */
     registry_database database;
     char *table, *id, *embedding, *path;
     vector_metric metric;
@@ -133,13 +133,6 @@ static long setting(const char *name, long otherwise)
     return value >= 0 && !*end ? value : otherwise;
 }
 
-static time_t seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec;
-}
-
 /* Whether anything of it is worth waiting for the next user. */
 static int has_work(const registry_entry *e)
 {
@@ -154,8 +147,7 @@ static int has_work(const registry_entry *e)
 ** Called with the lock held; the caller frees what is returned without it. */
 static registry_entry *take_expired(void)
 {
-    time_t now = seconds_now();
-    long seconds = setting("SQLITE_FAISS_LINGER", 10);
+    double now = clock_seconds(), seconds = (double)setting("SQLITE_FAISS_LINGER", 10);
     int64_t left = (int64_t)setting("SQLITE_FAISS_LINGER_MB", 512) << 20;
     registry_entry *expired = NULL, **link = &entries;
     while (*link) {
@@ -255,7 +247,7 @@ void registry_leave(registry_entry *entry)
         return;
     pthread_mutex_lock(&lock);
     if (--entry->users == 0) {
-        entry->left_at = seconds_now();
+        entry->left_at = clock_seconds();
         registry_entry **link = &entries;
         while (*link != entry)
             link = &(*link)->next;
@@ -516,11 +508,7 @@ void registry_describe(registry_entry *entry, const char *why)
 
 int registry_begin_build(registry_entry *entry, int milliseconds, int *has_turn)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += milliseconds * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
+    struct timespec until = clock_in(milliseconds);
     pthread_mutex_lock(&lock);
     if (entry->building && !current_of(entry))
         pthread_cond_timedwait(&build_ended, &lock, &until);

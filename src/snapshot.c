@@ -1,7 +1,6 @@
 #include "snapshot.h"
 
-#include <time.h>
-
+#include "clock.h"
 #include "message.h"
 #include "sql_text.h"
 
@@ -324,23 +323,10 @@ int snapshot_poll_now(snapshot *s, char **message)
     return source_failure(db, s->source, rc, message);
 }
 
-/* By the clock that is read fastest: a search asks after each segment, several times. */
-static int64_t milliseconds_now(void)
-{
-#ifdef CLOCK_MONOTONIC_COARSE
-    const clockid_t clock = CLOCK_MONOTONIC_COARSE;
-#else
-    const clockid_t clock = CLOCK_MONOTONIC;
-#endif
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 int snapshot_poll(void *argument, char **message)
 {
     snapshot *s = argument;
-    int64_t now = milliseconds_now();
+    int64_t now = clock_milliseconds();
     if (s->polled == 0)
         s->polled = now;
     if (now - s->polled < POLL_MS)

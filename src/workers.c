@@ -5,12 +5,12 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "sqlite_api.h"
 
-enum { WAIT_MS = 10, NS_PER_MS = 1000000, NS_PER_S = 1000000000 };
+enum { WAIT_MS = 10 };
 
 /* Lives on the stack of the thread that asked. */
 struct workers_task {
@@ -283,11 +283,7 @@ int workers_should_stop(workers_task *t, int thread)
 /* Wait a moment, or until a helper leaves a task. Called with the lock held. */
 static void wait_a_moment(void)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += WAIT_MS * NS_PER_MS;
-    until.tv_sec += until.tv_nsec / NS_PER_S;
-    until.tv_nsec %= NS_PER_S;
+    struct timespec until = clock_in(WAIT_MS);
     pthread_cond_timedwait(&finished, &lock, &until);
 }
 
