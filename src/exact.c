@@ -607,12 +607,11 @@ static void write_pair_code(const sketch *s, size_t row, int width, int8_t *out)
         out[at] = 0;
 }
 
-void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes)
+void sketch_pair_codes(const sketch *s, int first, int count, int8_t *codes)
 {
     int width = sketch_pair_width(s);
     for (int i = 0; i < count; i++)
-        write_pair_code(s, (size_t)(slots ? slots[i] : first + i), width,
-                        codes + (size_t)i * (size_t)width);
+        write_pair_code(s, (size_t)(first + i), width, codes + (size_t)i * (size_t)width);
 }
 
 const uint8_t *sketch_outliers(const sketch *s)

@@ -84,15 +84,15 @@ void sketch_close(sketch *s);
 int sketch_join(const sketch *const *parts, const int *rows, int count, sketch **out);
 
 /*
-** For comparing rows with each other: one code of each, of the first lines, SKETCH_PAIR_LINES at most,
-** put together, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
-** The width is a multiple of 4. The codes of `count` slots, or of as many from `first` on where
-** `slots` is NULL, are written one after another; the room is to be SKETCH_PAIR_SPARE bytes more.
+** For comparing rows with each other: one code of each, of the first lines, SKETCH_PAIR_LINES at
+** most, put together, and 1 in sketch_outliers() for each whose code says nothing; NULL for none.
+** The width is a multiple of 4. The codes of `count` slots from `first` on are written one after
+** another; the room is to be SKETCH_PAIR_SPARE bytes more.
 */
 enum { SKETCH_PAIR_LINES = 4, SKETCH_PAIR_SPARE = 64 };
 int sketch_pair_lines(const sketch *s);
 int sketch_pair_width(const sketch *s);
-void sketch_pair_codes(const sketch *s, const int64_t *slots, int first, int count, int8_t *codes);
+void sketch_pair_codes(const sketch *s, int first, int count, int8_t *codes);
 const uint8_t *sketch_outliers(const sketch *s);
 
 /* As sketch_bound(), of a query that is a row as it is stored, of this norm or less: a radius

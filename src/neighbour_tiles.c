@@ -176,7 +176,7 @@ static int pack_rows(neighbour_tiles *t, char **message)
     int rc = codes && t->packed ? SQLITE_OK : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < blocks; i++) {
         int first = i * TILE_ROWS, n = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
-        sketch_pair_codes(t->rows, NULL, first, n, codes);
+        sketch_pair_codes(t->rows, first, n, codes);
         tile_pack_rows(codes, n, t->width, outliers ? outliers + first : NULL,
                        t->packed + (size_t)i * tile_rows_bytes(t->width));
         if (t->reader.check)
@@ -572,7 +572,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
         int8_t *code = w->codes + (size_t)count * (size_t)t->width;
         if (outliers && outliers[t->first + i])
             continue;
-        sketch_pair_codes(t->rows, NULL, (int)(t->first + i), 1, code);
+        sketch_pair_codes(t->rows, (int)(t->first + i), 1, code);
         codes[count] = code;
         queries[count++] = i;
     }
