@@ -19,13 +19,13 @@ typedef struct approximate approximate;
 ** SQLITE_ERROR with its reason. */
 int approximate_check(const index_kind *kind, vector_metric metric, int dimension, char **message);
 
-/* Whether FAISS may see the vector: among infinite distances its graphs and centroids lose their way,
-** out of their memory at worst. */
+/* Whether FAISS may see the vector: among infinite distances its graphs and centroids lose their
+** way, out of their memory at worst. */
 int approximate_takes(const float *x, int dimension);
 
 /* Begin one, with room for so many rows. One reference. A small one keeps half of each hash:
-** some changed row may then, once in 2^32, be taken for what it was; it is proposed wrongly, but scored
-** by its vector. */
+** some changed row may then, once in 2^32, be taken for what it was; it is proposed wrongly, but
+** scored by its vector. */
 int approximate_open(const index_kind *kind, vector_metric metric, int dimension, int is_small,
                      int64_t rows, approximate **out, char **message);
 
@@ -40,8 +40,8 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
 int approximate_train(approximate *a, const float *sample, int count, index_check *check,
                       void *argument, char **message);
 
-/* How much further vectors are from what it has learned than those that it was trained on: 1 for as far,
-** 0 where that is not known. */
+/* How much further vectors are from what it has learned than those that it was trained on: 1 for as
+** far, 0 where that is not known. */
 double approximate_misfit(const approximate *a, const float *vectors, int count);
 
 /* How far those were, as one that is loaded does not know by itself; 0: not known. */
@@ -53,12 +53,12 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
                     const uint64_t *hashes, int count, char **message);
 int approximate_slice(const approximate *a);
 
-/* Put the rows of a graph in the order of their keys, which are distinct: a search then finds rows that
-** the table has together in memory together. n log n. After an error it is of no use. */
+/* Put the rows of a graph in the order of their keys, which are distinct: a search then finds rows
+** that the table has together in memory together. n log n. After an error it is of no use. */
 int approximate_sort(approximate *a, char **message);
 
-/* Have a graph where searches are fast, once it is complete: nothing is added to it any more, but to
-** one that is opened from it. Linear; it stays as it is where memory is short. */
+/* Have a graph where searches are fast, once it is complete: nothing is added to it any more, but
+** to one that is opened from it. Linear; it stays as it is where memory is short. */
 void approximate_settle(approximate *a);
 
 /* Hand it over as bytes, piece by piece: key and hash of each row, or as much of it as a small one
@@ -69,9 +69,9 @@ int approximate_save(const approximate *a, approximate_write *write, void *argum
                      char **message);
 
 /* Make one, small or not, of the bytes of one with `rows` rows, of the same kind, metric and
-** dimension (of a small one: a small one); known by `stored`, a number that no other has. FAISS trusts what it reads: the caller has verified it.
-** `read` hands over just so many of the next bytes. Where these bytes are of another index, an
-** SQLITE_ERROR that says so. */
+** dimension (of a small one: a small one); known by `stored`, a number that no other has. FAISS
+** trusts what it reads: the caller has verified it. `read` hands over just so many of the next
+** bytes. Where these bytes are of another index, an SQLITE_ERROR that says so. */
 typedef int approximate_read(void *argument, void *bytes, size_t count);
 int approximate_load(const index_kind *kind, vector_metric metric, int dimension, int is_small,
                      int64_t rows, uint64_t stored, approximate_read *read, void *argument,

@@ -131,9 +131,10 @@ static int count_far(const double *distances, int count, double median)
 }
 
 /* Find the mean and the unit of the sample, without the rows that are far from it: a few
-** of these would leave nothing to tell the others apart by. They hide others that are less far, which
-** only show once they are gone; but where rows are of all sizes there is no end to that, and
-** beyond the first time no more are left out than a sketch may have outliers. *count is what is left. */
+** of these would leave nothing to tell the others apart by. They hide others that are less far,
+** which only show once they are gone; but where rows are of all sizes there is no end to that, and
+** beyond the first time no more are left out than a sketch may have outliers. *count is what is
+** left. */
 static int find_centre(basis *b, float *sample, int *count)
 {
     double median = 0, *distances = basis_room((size_t)*count, sizeof *distances);

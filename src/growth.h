@@ -10,8 +10,8 @@
 ** building the first one.
 **
 ** Vectors that are not in memory are read in the snapshot of whoever does a piece. Rows that are
-** gone or changed by then are left out: they are not of later versions either, and where they are, in an
-** older snapshot, they are scored beside the index.
+** gone or changed by then are left out: they are not of later versions either, and where they are,
+** in an older snapshot, they are scored beside the index.
 */
 #ifndef GROWTH_H
 #define GROWTH_H
@@ -27,8 +27,8 @@ void growth_free(growth *g);
 /* In a child of fork(): nobody is at work, and what was under way is given up. */
 void growth_forget_work(growth *g);
 
-/* Who loads the index that is stored: *out is NULL where there is none. `origin` is what growth_origin()
-** is to say of it. */
+/* Who loads the index that is stored: *out is NULL where there is none. `origin` is what
+** growth_origin() is to say of it. */
 typedef struct growth_loader {
     int (*load)(void *argument, approximate **out, char **message);
     void *argument;
@@ -39,7 +39,8 @@ typedef struct growth_loader {
 ** too few rows, another thread is at it, or it may not be made (`may_build`). The first one is
 ** what `load` (or NULL) gives, once, if half of the rows are in it; else it is built. What FAISS
 ** refuses is kept for growth_describe(). An error is that of loading, an interrupt, no memory, or
-** the reader's: it reads vectors that are not in memory, and is asked now and then whether to go on. */
+** the reader's: it reads vectors that are not in memory, and is asked now and then whether to go
+** on. */
 int growth_coverage(index_version *v, const index_kind *kind, int may_build,
                     const growth_loader *load, const vector_reader *reader, coverage **out,
                     char **message);
@@ -49,8 +50,8 @@ int growth_restore(index_version *v, const index_kind *kind, const growth_loader
                    char **message);
 
 /* After a search: do the next piece, of some 20 ms, of what has to be done, if no
-** other thread is at it. A copy is made in one piece. `may_begin`: the version is the newest; what an
-** older snapshot lacks is no reason to change what the others search. */
+** other thread is at it. A copy is made in one piece. `may_begin`: the version is the newest; what
+** an older snapshot lacks is no reason to change what the others search. */
 void growth_improve(index_version *v, const index_kind *kind, const coverage *c, int may_begin,
                     const vector_reader *reader);
 
@@ -66,8 +67,8 @@ approximate *growth_current(const index_version *v);
 ** short; the caller frees it. */
 char *growth_describe(const index_version *v, const index_kind *kind);
 
-/* Where the index there is comes from, for faiss_indexes: "built", or what its loader said; NULL where
-** there is none. Static. */
+/* Where the index there is comes from, for faiss_indexes: "built", or what its loader said; NULL
+** where there is none. Static. */
 const char *growth_origin(const index_version *v);
 
 /* Bytes of memory of the index and of what is known of this version. */

@@ -30,7 +30,8 @@ COMPILED_IN int32_t negated_product(const int8_t *a, const int16_t *b, int width
     return -sum;
 }
 
-/* One after another: processors foresee that within a page of memory, but not what comes after it. */
+/* One after another: processors foresee that within a page of memory, but not what comes after
+** it. */
 COMPILED_IN void compare_all(comparison *compare, const int8_t *codes, int count, int width,
                              const int16_t *query, int32_t *out)
 {

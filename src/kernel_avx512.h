@@ -1,8 +1,8 @@
 /*
 ** The loops of kernel.c on processors with AVX-512, sixteen codes at a time: for kernel.c alone.
 **
-** With AVX-512 VNNI (asked for at run time) a code of 64 components is one register, and the sums of
-** the products of four 8-bit numbers each are one instruction. What is left to add up of a code
+** With AVX-512 VNNI (asked for at run time) a code of 64 components is one register, and the sums
+** of the products of four 8-bit numbers each are one instruction. What is left to add up of a code
 ** is added up together with that of fifteen others: alone it would take longer than all the rest.
 **
 ** One factor of such a product has no sign. For a component a of a code let u = a + 128, and with
@@ -132,7 +132,8 @@ WITH_VNNI INLINE __m512i finish(const __m512i *sums, split_query q, comparison_k
 
 /* ---- comparing ---- */
 
-/* Compare codes that stand one after another, as many as there are sixteens of; returns how many. */
+/* Compare codes that stand one after another, as many as there are sixteens of; returns how
+** many. */
 WITH_VNNI INLINE int compare_as(comparison_kind kind, const int8_t *codes, const int16_t *query,
                                 int count, int32_t *out)
 {

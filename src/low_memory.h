@@ -4,10 +4,10 @@
 **
 ** Until there are enough rows for a basis they keep vectors, and so they do where the
 ** dimension is so small that a sketch is no smaller; SQLITE_FAISS_LOW_MEMORY_ROWS in the
-** environment says from how many rows on they are left in the source all the same. Then a sample decides, once for all
-** versions that come from one another: it gives a basis, and segments keep sketches; or it
-** shows that none helps, and they keep keys and hashes alone, so that each search reads
-** the source once.
+** environment says from how many rows on they are left in the source all the same. Then a sample
+** decides, once for all versions that come from one another: it gives a basis, and segments keep
+** sketches; or it shows that none helps, and they keep keys and hashes alone, so that each search
+** reads the source once.
 **
 ** Those with an approximate index (INDEX_CODES) keep no sketches beside its codes: from that many
 ** rows on, of any dimension, keys and hashes alone.

@@ -121,7 +121,8 @@ static int64_t rows_of_block(const neighbour_tiles *t)
     return (int64_t)(t->threads > 1 ? TILES_MOST : 1) * TILE_QUERIES;
 }
 
-/* Join the sketches of the segments: t->rows, NULL where too few rows have one of the same basis. */
+/* Join the sketches of the segments: t->rows, NULL where too few rows have one of the same
+** basis. */
 static int join_sketches(neighbour_tiles *t)
 {
     const index_version *v = t->version;
@@ -302,8 +303,8 @@ static int close_ranks(integer_row *heap, int most)
     return count;
 }
 
-/* The `most` groups whose nearest rows are nearest, in no order, the farthest of them first. Returns
-** how many there are. */
+/* The `most` groups whose nearest rows are nearest, in no order, the farthest of them first.
+** Returns how many there are. */
 static int find_groups(const neighbour_tiles *t, const int32_t *least, integer_row *heap, int most)
 {
     empty(heap, most);
@@ -389,8 +390,8 @@ static void fetch(const index_version *v, const int64_t *positions, int count)
     }
 }
 
-/* Score the first `count` of w->positions, which ascend; append those but the query that are as near
-** as `rank`. */
+/* Score the first `count` of w->positions, which ascend; append those but the query that are as
+** near as `rank`. */
 static int score(const neighbour_tiles *t, workplace *w, int64_t query, int count, float rank,
                  int *scored)
 {

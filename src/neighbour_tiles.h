@@ -16,9 +16,10 @@ typedef struct neighbour_tiles neighbour_tiles;
 
 /* Make room for the k nearest others of blocks of rows of a version, which is borrowed. Copies the
 ** codes of all rows, at most 512 bytes of each, and packs up to 256 bytes of each, or twice as many
-** without AVX-512 VNNI; each thread that the reader allows has 76 bytes for each row. *out is NULL where sketches cannot help: where vectors are not in memory, too few rows
-** have one of the same basis, or beyond some k.
-** SQLITE_OK, SQLITE_NOMEM or what the reader's check said, with its message. */
+** without AVX-512 VNNI; each thread that the reader allows has 76 bytes for each row. *out is NULL
+** where sketches cannot help: where vectors are not in memory, too few rows have one of the same
+** basis, or beyond some k. SQLITE_OK, SQLITE_NOMEM or what the reader's check said, with its
+** message. */
 int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reader,
                          neighbour_tiles **out, char **message);
 void neighbour_tiles_close(neighbour_tiles *t);

@@ -242,8 +242,8 @@ static int compare_places(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Score the rows at positions that are not yet given, segment by segment: in the order of the source,
-** where they are read from it. The array is changed. */
+/* Score the rows at positions that are not yet given, segment by segment: in the order of the
+** source, where they are read from it. The array is changed. */
 static int add_positions(const probe *p, int64_t *positions, int64_t count, hit_list *to,
                          char **message)
 {

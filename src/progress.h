@@ -1,6 +1,6 @@
 /*
-** A line on standard error that shows how far an approximate index is built, for who waits for it at a
-** terminal. It is drawn where SQLITE_FAISS_PROGRESS is set in the environment, to anything but
+** A line on standard error that shows how far an approximate index is built, for who waits for it
+** at a terminal. It is drawn where SQLITE_FAISS_PROGRESS is set in the environment, to anything but
 ** nothing and 0, when the process first builds one:
 **
 **     [############..................]  40 %  HNSW32: 25,466 of 63,466 rows

@@ -34,8 +34,8 @@ void round_to_bytes(const float *p, int count, double scale, double step, int mo
 void round_to_words(const float *p, int count, double scale, double step, int most, int16_t *codes,
                     rounded *sums);
 
-/* Add factor * x to each of `count` sums, of ROUND_COLUMNS factors and as many columns x, each `apart`
-** behind the one before it. */
+/* Add factor * x to each of `count` sums, of ROUND_COLUMNS factors and as many columns x, each
+** `apart` behind the one before it. */
 enum { ROUND_COLUMNS = 8 };
 void round_add(const float *columns, int apart, const double *factors, int count, double *sums);
 

@@ -21,9 +21,10 @@ typedef struct index_hit {
 ** It holds a reference to its version. Where it is known that few rows will be
 ** asked for (`depth`), they come from a search, by sketches or by FAISS; if it turns out
 ** that some more are asked for, sketches find eight times as many. Where one cannot
-** tell, they find the first few, then about a thousand, and go on like that. Otherwise, and beyond that, every row is scored once; the
-** nearest are picked out on the way, and the rest is put in order as far as it is asked
-** for. Reading all n rows costs the first searches, one scan, and one heap sort.
+** tell, they find the first few, then about a thousand, and go on like that. Otherwise, and beyond
+** that, every row is scored once; the nearest are picked out on the way, and the rest is put in
+** order as far as it is asked for. Reading all n rows costs the first searches, one scan, and one
+** heap sort.
 */
 typedef struct index_walk index_walk;
 

@@ -393,7 +393,8 @@ static int sift(segments_search *all, char **message)
 }
 
 /* Search a group's segments without the help of their codes: the query is too far from the data
-** for its code to be worth comparing. It may be so far that none of the rows is among the nearest. */
+** for its code to be worth comparing. It may be so far that none of the rows is among the
+** nearest. */
 static int search_group_plainly(segments_search *all, char **message)
 {
     index_walk *w = all->walk;
