@@ -107,6 +107,12 @@ static int measure(const basis *b, const float *sample, int count, double *dista
     return SQLITE_OK;
 }
 
+/* Of squared distances from the mean; one that is not a number is far, too. */
+static int is_far(double distance, double median)
+{
+    return !(distance <= FAR * FAR * median);
+}
+
 /* Take the rows out of the sample that are far from its mean; returns how many are left. */
 static int leave_far_out(const basis *b, float *sample, int count, const double *distances,
                          double median)
@@ -114,7 +120,7 @@ static int leave_far_out(const basis *b, float *sample, int count, const double 
     size_t d = (size_t)b->dimension;
     int kept = 0;
     for (int i = 0; i < count; i++) {
-        if (!(distances[i] <= FAR * FAR * median))
+        if (is_far(distances[i], median))
             continue;
         memmove(sample + (size_t)kept * d, sample + (size_t)i * d, d * sizeof *sample);
         kept++;
@@ -126,7 +132,7 @@ static int count_far(const double *distances, int count, double median)
 {
     int far = 0;
     for (int i = 0; i < count; i++)
-        far += !(distances[i] <= FAR * FAR * median);
+        far += is_far(distances[i], median);
     return far;
 }
 
