@@ -8,7 +8,7 @@
 #include "clock.h"
 #include "sqlite_api.h"
 
-enum { CELLS = 30, LINE_BYTES = 256, PAUSE_MS = 100 };
+enum { CELLS = 30, TEXT_BYTES = 200, LINE_BYTES = TEXT_BYTES + 56, PAUSE_MS = 100 };
 
 static atomic_llong drawn_at; /* in milliseconds; 0: nothing is there */
 
@@ -32,10 +32,9 @@ static void put(const char *line)
     (void)written;
 }
 
-void progress_draw(const char *kind, int64_t done, int64_t total)
+/* Draw a bar and a text, unless something was drawn a moment ago. */
+static void draw(int64_t done, int64_t total, const char *text)
 {
-    if (!is_asked() || total < 1)
-        return;
     long long now = (long long)clock_milliseconds(), former = atomic_load(&drawn_at);
     if ((former && now - former < PAUSE_MS) ||
         !atomic_compare_exchange_strong(&drawn_at, &former, now))
@@ -45,9 +44,29 @@ void progress_draw(const char *kind, int64_t done, int64_t total)
     memset(cells, '#', (size_t)full);
     memset(cells + full, '.', (size_t)(CELLS - full));
     cells[CELLS] = 0;
-    sqlite3_snprintf(sizeof line, line, "\r[%s] %3d %%  %s: %,lld of %,lld rows", cells,
-                     (int)(done * 100 / total), kind, (long long)done, (long long)total);
+    sqlite3_snprintf(sizeof line, line, "\r[%s] %3d %%  %s", cells, (int)(done * 100 / total),
+                     text);
     put(line);
+}
+
+void progress_draw_training(const char *kind, int64_t sample, int64_t total)
+{
+    char text[TEXT_BYTES];
+    if (!is_asked() || total < 1)
+        return;
+    sqlite3_snprintf(sizeof text, text, "%s: training on %,lld of %,lld rows", kind,
+                     (long long)sample, (long long)total);
+    draw(0, total, text);
+}
+
+void progress_draw(const char *kind, int64_t done, int64_t total)
+{
+    char text[TEXT_BYTES];
+    if (!is_asked() || total < 1)
+        return;
+    sqlite3_snprintf(sizeof text, text, "%s: %,lld of %,lld rows", kind, (long long)done,
+                     (long long)total);
+    draw(done, total, text);
 }
 
 void progress_wipe(void)

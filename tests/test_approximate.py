@@ -511,6 +511,18 @@ def test_a_build_shows_how_far_it_is(tmp_path):
         assert len(full) == done * 30 // 20000 and len(full + empty) == 30 and int(percent) == done * 100 // 20000
 
 
+@pytest.mark.skipif(SANITIZED, reason="takes minutes")
+def test_a_build_shows_that_it_is_training(tmp_path):
+    path = tmp_path / "docs.db"
+    with closing(connect(path)) as connection:
+        make(connection, vectors_of(numpy.random.default_rng(9), 5000, 64), "IVF100,SQ8")
+    sql = "SELECT id FROM docs_ann((SELECT embedding FROM docs WHERE id = 4), 1);"
+    _, told = shell(path, sql, SQLITE_FAISS_PROGRESS="1")
+    before, first, *_, after = told.split("\r")
+    assert (before, after) == ("", "\x1b[K"), "wiped away"
+    assert first == f"[{'.' * 30}]   0 %  IVF100,SQ8: training on 5,000 of 5,000 rows"
+
+
 @pytest.mark.parametrize("kind", ["IVF4,Flat", "IVF8,SQ8", "SQ8", "PQ4x4", "HNSW8_SQ8", "PCAR4,IVF4,SQ8", "SQfp16"])
 def test_rows_unlike_those_it_was_trained_on(tmp_path, monkeypatch, kind):
     """faiss_indexes says so, also of an index that was stored, until it is trained again."""
