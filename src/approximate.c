@@ -8,6 +8,7 @@
 #include <c_api/Index_c.h>
 #include <c_api/index_factory_c.h>
 
+#include "approximate_rows.h"
 #include "faiss_shim.h"
 #include "message.h"
 
@@ -19,18 +20,10 @@ struct approximate {
     index_kind kind;
     vector_metric metric;
     int dimension;
-    int is_small; /* it keeps prints instead of hashes */
     FaissIndex *faiss;
     _Atomic(faiss_shim_visited *) visited[VISITED_KEPT]; /* of searches that are over, or NULL */
-    int64_t count, room;
-    int64_t first_key; /* keys are kept as what they are more than this, … */
-    int32_t *offsets;
-    int64_t *keys;    /* … or, if one of them is too far away, as they are: one is NULL */
-    uint64_t *hashes; /* or the upper halves of them: one is NULL */
-    uint32_t *prints;
-    uint32_t *table;       /* places by hash, counted from 1: open addressing, at most 4/5 full; */
-    uint64_t slots;        /* of the table; none as long as keys ascend from place to place */
-    double trained_misfit; /* of the rows it was trained on, 0: not known */
+    approximate_rows rows;
+    double trained_misfit;       /* of the rows it was trained on, 0: not known */
     atomic_uint_fast64_t stored; /* the number by which it was loaded or stored, or 0 */
 };
 
@@ -73,182 +66,16 @@ int approximate_takes(const float *x, int dimension)
     return square <= square_most;
 }
 
-/* ---- rows by hash ---- */
-
-static uint32_t print_of(uint64_t hash)
-{
-    return (uint32_t)(hash >> 32);
-}
-
-static uint32_t print_at(const approximate *a, int64_t place)
-{
-    return a->prints ? a->prints[place] : print_of(a->hashes[place]);
-}
-
-static int has_hash(const approximate *a, int64_t place, uint64_t hash)
-{
-    return a->prints ? a->prints[place] == print_of(hash) : a->hashes[place] == hash;
-}
-
-/* Where in the table to begin to look for a row. */
-static uint64_t table_start(const approximate *a, uint32_t print)
-{
-    return print * a->slots >> 32;
-}
-
-static uint64_t table_next(const approximate *a, uint64_t i)
-{
-    return i + 1 == a->slots ? 0 : i + 1;
-}
-
-static void table_put(approximate *a, int64_t place)
-{
-    uint64_t i = table_start(a, print_at(a, place));
-    while (a->table[i])
-        i = table_next(a, i);
-    a->table[i] = (uint32_t)place + 1;
-}
-
-/* An array of so many rows in the place of another; *rc is set when memory is short, and the
-** array is then as it was. */
-static void *lengthen(void *array, int64_t rows, size_t size, int *rc)
-{
-    void *longer = sqlite3_realloc64(array, (sqlite3_uint64)rows * size);
-    if (!longer)
-        *rc = SQLITE_NOMEM;
-    return longer ? longer : array;
-}
-
-/* Find rows by a table from now on, with room for so many. */
-static int make_table(approximate *a, int64_t rows)
-{
-    uint64_t slots = (uint64_t)rows + (uint64_t)rows / 4 + 1;
-    uint32_t *table = sqlite3_malloc64(slots * sizeof *table);
-    if (!table)
-        return SQLITE_NOMEM;
-    sqlite3_free(a->table);
-    memset(table, 0, slots * sizeof *table);
-    a->table = table;
-    a->slots = slots;
-    for (int64_t place = 0; place < a->count; place++)
-        table_put(a, place);
-    return SQLITE_OK;
-}
-
-/* Make room for so many rows in all. */
-static int reserve(approximate *a, int64_t rows)
-{
-    if (rows <= a->room)
-        return SQLITE_OK;
-    if (rows >= INT32_MAX)
-        return SQLITE_TOOBIG;
-    int rc = SQLITE_OK;
-    if (a->keys)
-        a->keys = lengthen(a->keys, rows, sizeof *a->keys, &rc);
-    else
-        a->offsets = lengthen(a->offsets, rows, sizeof *a->offsets, &rc);
-    if (a->is_small)
-        a->prints = lengthen(a->prints, rows, sizeof *a->prints, &rc);
-    else
-        a->hashes = lengthen(a->hashes, rows, sizeof *a->hashes, &rc);
-    if (rc == SQLITE_OK && a->table)
-        rc = make_table(a, rows);
-    if (rc == SQLITE_OK)
-        a->room = rows;
-    return rc;
-}
+/* ---- its rows ---- */
 
 int64_t approximate_key(const approximate *a, int64_t place)
 {
-    /* Unsigned: the ends of the range are next to each other, too. */
-    return a->keys ? a->keys[place]
-                   : (int64_t)((uint64_t)a->first_key + (uint64_t)a->offsets[place]);
-}
-
-/* Keep keys as they are from now on. */
-static int widen_keys(approximate *a)
-{
-    int64_t *keys = sqlite3_malloc64((sqlite3_uint64)(a->room + 1) * sizeof *keys);
-    if (!keys)
-        return SQLITE_NOMEM;
-    for (int64_t place = 0; place < a->count; place++)
-        keys[place] = approximate_key(a, place);
-    sqlite3_free(a->offsets);
-    a->offsets = NULL;
-    a->keys = keys;
-    return SQLITE_OK;
-}
-
-/* Whether a key is kept as its distance from the first one. */
-static int is_near(const approximate *a, int64_t key)
-{
-    uint64_t from_least = (uint64_t)key - (uint64_t)a->first_key + (uint64_t)INT32_MAX;
-    return from_least <= UINT32_MAX - 1u;
-}
-
-/* Put a row behind the others; there is room. */
-static int put_row(approximate *a, int64_t key, uint64_t hash)
-{
-    if (a->count == 0)
-        a->first_key = key;
-    if (!a->keys && !is_near(a, key)) {
-        int rc = widen_keys(a);
-        if (rc != SQLITE_OK)
-            return rc;
-    }
-    if (!a->table && a->count > 0 && key <= approximate_key(a, a->count - 1)) {
-        int rc = make_table(a, a->room);
-        if (rc != SQLITE_OK)
-            return rc;
-    }
-    if (a->keys)
-        a->keys[a->count] = key;
-    else
-        a->offsets[a->count] = (int32_t)((uint64_t)key - (uint64_t)a->first_key);
-    if (a->is_small)
-        a->prints[a->count] = print_of(hash);
-    else
-        a->hashes[a->count] = hash;
-    if (a->table)
-        table_put(a, a->count);
-    a->count++;
-    return SQLITE_OK;
-}
-
-/* The hash of a row, as far as it is kept. */
-static uint64_t hash_at(const approximate *a, int64_t place)
-{
-    return a->prints ? (uint64_t)a->prints[place] << 32 : a->hashes[place];
-}
-
-/* The place of a key where keys ascend, -1 if it is not there. */
-static int64_t find_key(const approximate *a, int64_t key)
-{
-    int64_t low = 0, high = a->count;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        if (approximate_key(a, middle) < key)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < a->count && approximate_key(a, low) == key ? low : -1;
+    return approximate_rows_key(&a->rows, place);
 }
 
 int64_t approximate_find(const approximate *a, int64_t key, uint64_t hash, int64_t after)
 {
-    if (!a->table) {
-        int64_t place = find_key(a, key);
-        return place > after && has_hash(a, place, hash) ? place : -1;
-    }
-    int passed = after < 0;
-    for (uint64_t i = table_start(a, print_of(hash)); a->table[i]; i = table_next(a, i)) {
-        int64_t place = (int64_t)a->table[i] - 1;
-        if (passed && has_hash(a, place, hash) && approximate_key(a, place) == key)
-            return place;
-        passed |= place == after;
-    }
-    return -1;
+    return approximate_rows_find(&a->rows, key, hash, after);
 }
 
 /* ---- making it ---- */
@@ -267,7 +94,7 @@ static approximate *allocate(const index_kind *kind, vector_metric metric, int d
     a->kind = *kind;
     a->metric = metric;
     a->dimension = dimension;
-    a->is_small = is_small;
+    a->rows.is_small = is_small;
     return a;
 }
 
@@ -275,7 +102,7 @@ static approximate *allocate(const index_kind *kind, vector_metric metric, int d
 static int begin(approximate *a, int rc, int64_t rows, approximate **out, char **message)
 {
     if (rc == SQLITE_OK)
-        rc = reserve(a, rows);
+        rc = approximate_rows_reserve(&a->rows, rows);
     if (rc == SQLITE_OK) {
         int code = faiss_shim_reserve(a->faiss, rows);
         rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
@@ -300,19 +127,11 @@ int approximate_open(const index_kind *kind, vector_metric metric, int dimension
     return begin(a, rc, rows, out, message);
 }
 
-static int copy_rows(approximate *a, const approximate *from, int64_t rows)
-{
-    int rc = reserve(a, rows > from->count ? rows : from->count);
-    for (int64_t place = 0; rc == SQLITE_OK && place < from->count; place++)
-        rc = put_row(a, approximate_key(from, place), hash_at(from, place));
-    return rc;
-}
-
 int approximate_open_from(const approximate *from, int empty, int64_t rows, approximate **out,
                           char **message)
 {
     *out = NULL;
-    approximate *a = allocate(&from->kind, from->metric, from->dimension, from->is_small);
+    approximate *a = allocate(&from->kind, from->metric, from->dimension, from->rows.is_small);
     if (!a)
         return SQLITE_NOMEM;
     a->trained_misfit = from->trained_misfit;
@@ -321,7 +140,9 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
         code = faiss_Index_reset(a->faiss);
     int rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
     if (rc == SQLITE_OK && !empty)
-        rc = copy_rows(a, from, rows);
+        rc = approximate_rows_reserve(&a->rows, rows > from->rows.count ? rows : from->rows.count);
+    if (rc == SQLITE_OK && !empty)
+        rc = approximate_rows_copy(&a->rows, &from->rows);
     return begin(a, rc, rows, out, message);
 }
 
@@ -408,8 +229,8 @@ int approximate_slice(const approximate *a)
 int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
                     const uint64_t *hashes, int count, char **message)
 {
-    if (a->count + count > a->room) {
-        int rc = reserve(a, a->count + count + a->room / 2);
+    if (a->rows.count + count > a->rows.room) {
+        int rc = approximate_rows_reserve(&a->rows, a->rows.count + count + a->rows.room / 2);
         if (rc != SQLITE_OK)
             return rc;
     }
@@ -420,53 +241,17 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
         return segment_failure(code, message);
     int rc = SQLITE_OK;
     for (int i = 0; rc == SQLITE_OK && i < count; i++)
-        rc = put_row(a, keys[i], hashes[i]);
-    return rc;
-}
-
-typedef struct sorted_row {
-    int64_t key, place;
-    uint64_t hash;
-} sorted_row;
-
-static int compare_rows(const void *a, const void *b)
-{
-    int64_t x = ((const sorted_row *)a)->key, y = ((const sorted_row *)b)->key;
-    return (x > y) - (x < y);
-}
-
-/* Put what is known of the rows in this order; *order is that of their places. */
-static int reorder(approximate *a, const sorted_row *rows, int64_t *order)
-{
-    int64_t count = a->count;
-    int rc = SQLITE_OK;
-    sqlite3_free(a->table);
-    a->table = NULL;
-    a->slots = 0;
-    a->count = 0;
-    for (int64_t i = 0; rc == SQLITE_OK && i < count; i++) {
-        order[i] = rows[i].place;
-        rc = put_row(a, rows[i].key, rows[i].hash);
-    }
+        rc = approximate_rows_append(&a->rows, keys[i], hashes[i]);
     return rc;
 }
 
 int approximate_sort(approximate *a, char **message)
 {
-    if (!a->table || !a->kind.links)
+    if (approximate_rows_ascend(&a->rows) || !a->kind.links)
         return SQLITE_OK;
-    sqlite3_uint64 n = (sqlite3_uint64)a->count;
-    sorted_row *rows = sqlite3_malloc64(n * sizeof *rows);
-    int64_t *order = sqlite3_malloc64(n * sizeof *order);
-    int rc = rows && order ? SQLITE_OK : SQLITE_NOMEM;
-    for (int64_t place = 0; rc == SQLITE_OK && place < a->count; place++)
-        rows[place] = (sorted_row){approximate_key(a, place), place, hash_at(a, place)};
-    if (rc == SQLITE_OK) {
-        qsort(rows, (size_t)n, sizeof *rows, compare_rows);
-        rc = reorder(a, rows, order);
-    }
+    int64_t *order = sqlite3_malloc64((sqlite3_uint64)a->rows.count * sizeof *order);
+    int rc = order ? approximate_rows_sort(&a->rows, order) : SQLITE_NOMEM;
     int code = rc == SQLITE_OK ? faiss_shim_permute(a->faiss, order) : 0;
-    sqlite3_free(rows);
     sqlite3_free(order);
     return code == 0 ? rc : segment_failure(code, message);
 }
@@ -490,11 +275,7 @@ void approximate_release(approximate *a)
         faiss_Index_free(a->faiss);
     for (int i = 0; i < VISITED_KEPT; i++)
         faiss_shim_visited_free(atomic_load(&a->visited[i]));
-    sqlite3_free(a->offsets);
-    sqlite3_free(a->keys);
-    sqlite3_free(a->hashes);
-    sqlite3_free(a->prints);
-    sqlite3_free(a->table);
+    approximate_rows_free(&a->rows);
     sqlite3_free(a);
 }
 
@@ -535,10 +316,11 @@ enum { ROWS_AT_ONCE = 1024 };
 static void save_rows(const approximate *a, transfer *t)
 {
     row_bytes rows[ROWS_AT_ONCE];
-    for (int64_t place = 0, n; t->rc == SQLITE_OK && place < a->count; place += n) {
-        n = a->count - place < ROWS_AT_ONCE ? a->count - place : ROWS_AT_ONCE;
+    for (int64_t place = 0, n; t->rc == SQLITE_OK && place < a->rows.count; place += n) {
+        n = a->rows.count - place < ROWS_AT_ONCE ? a->rows.count - place : ROWS_AT_ONCE;
         for (int64_t i = 0; i < n; i++)
-            rows[i] = (row_bytes){approximate_key(a, place + i), hash_at(a, place + i)};
+            rows[i] = (row_bytes){approximate_rows_key(&a->rows, place + i),
+                                  approximate_rows_hash(&a->rows, place + i)};
         write_on(t, rows, (size_t)n * sizeof *rows);
     }
 }
@@ -557,12 +339,12 @@ int approximate_save(const approximate *a, approximate_write *write, void *argum
 static int load_rows(approximate *a, int64_t count, transfer *t)
 {
     row_bytes rows[ROWS_AT_ONCE];
-    int rc = reserve(a, count);
-    while (rc == SQLITE_OK && a->count < count) {
-        int64_t n = count - a->count < ROWS_AT_ONCE ? count - a->count : ROWS_AT_ONCE;
+    int rc = approximate_rows_reserve(&a->rows, count);
+    while (rc == SQLITE_OK && a->rows.count < count) {
+        int64_t n = count - a->rows.count < ROWS_AT_ONCE ? count - a->rows.count : ROWS_AT_ONCE;
         rc = read_on(t, rows, (size_t)n * sizeof *rows);
         for (int64_t i = 0; rc == SQLITE_OK && i < n; i++)
-            rc = put_row(a, rows[i].key, rows[i].hash);
+            rc = approximate_rows_append(&a->rows, rows[i].key, rows[i].hash);
     }
     return rc;
 }
@@ -587,7 +369,7 @@ static int load_index(approximate *a, transfer *t, char **message)
         rc = t->rc;
     else if (code != 0)
         rc = load_failure(code, message);
-    else if (!faiss_shim_resembles(a->faiss, pattern, a->count))
+    else if (!faiss_shim_resembles(a->faiss, pattern, a->rows.count))
         rc = set_message(message, sqlite3_mprintf("it holds another index than %s", a->kind.text));
     faiss_Index_free(pattern);
     return rc;
@@ -617,7 +399,7 @@ int approximate_load(const index_kind *kind, vector_metric metric, int dimension
 
 int approximate_is_small(const approximate *a)
 {
-    return a->is_small;
+    return a->rows.is_small;
 }
 
 uint64_t approximate_stored(const approximate *a)
@@ -639,7 +421,7 @@ const index_kind *approximate_kind(const approximate *a)
 
 int64_t approximate_count(const approximate *a)
 {
-    return a->count;
+    return a->rows.count;
 }
 
 int approximate_vector(const approximate *a, int64_t place, float *out, char **message)
@@ -651,10 +433,8 @@ int approximate_vector(const approximate *a, int64_t place, float *out, char **m
 size_t approximate_bytes(const approximate *a)
 {
     size_t bytes = 0;
-    size_t row = (a->keys ? sizeof *a->keys : sizeof *a->offsets) +
-                 (a->is_small ? sizeof *a->prints : sizeof *a->hashes);
     faiss_shim_bytes(a->faiss, &bytes);
-    return bytes + sizeof *a + (size_t)a->room * row + (size_t)a->slots * sizeof *a->table;
+    return bytes + sizeof *a + approximate_rows_bytes(&a->rows);
 }
 
 static int is_allowed(const uint64_t *allowed, int64_t place)
@@ -685,7 +465,7 @@ int approximate_search(approximate *a, const float *query, int64_t k, const sear
                        char **message)
 {
     const uint64_t *selected = a->kind.selects ? allowed : NULL;
-    size_t bytes = ((size_t)a->count + 7) / 8;
+    size_t bytes = ((size_t)a->rows.count + 7) / 8;
     *found = 0;
     faiss_shim_visited *visited = take_visited(a);
     int threads = segment_use_one_thread();
@@ -696,7 +476,7 @@ int approximate_search(approximate *a, const float *query, int64_t k, const sear
     if (code != 0)
         return segment_failure(code, message);
     for (int64_t i = 0; i < k; i++) {
-        if (places[i] < 0 || places[i] >= a->count || !is_allowed(allowed, places[i]))
+        if (places[i] < 0 || places[i] >= a->rows.count || !is_allowed(allowed, places[i]))
             continue;
         scores[*found] = scores[i];
         places[(*found)++] = places[i];
