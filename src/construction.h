@@ -1,6 +1,6 @@
 /*
-** An approximate index in the making: what it learns from, and the rows of a version, which are read
-** and added to it in pieces. One thread at a time works on it (growth.h says which).
+** An approximate index in the making: what it learns from, and the rows of a version, which are
+** read and added to it in pieces. One thread at a time works on it (growth.h says which).
 */
 #ifndef CONSTRUCTION_H
 #define CONSTRUCTION_H
@@ -10,9 +10,9 @@
 typedef struct construction construction;
 
 /* Begin: where there is an index already, `like`, with what it has learned; where `lacking` says
-** which rows it lacks, with its rows, too. Else it learns from rows from all over the version, always
-** the same ones. SQLITE_OK; SQLITE_MISMATCH where the source has other rows than the version by
-** now; or an error, of the reader, or with a message of FAISS. */
+** which rows it lacks, with its rows, too. Else it learns from rows from all over the version,
+** always the same ones. SQLITE_OK; SQLITE_MISMATCH where the source has other rows than the version
+** by now; or an error, of the reader, or with a message of FAISS. */
 int construction_open(const index_version *v, const index_kind *kind, const approximate *like,
                       const coverage *lacking, const vector_reader *reader, construction **out,
                       char **message);

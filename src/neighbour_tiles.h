@@ -1,9 +1,8 @@
 /*
 ** The nearest neighbours of many rows at once, by their sketches.
 **
-** A tile of rows is compared with all rows by integer codes (tiles.h), which gives the nearest
-** of each group of eight. The best of them are scored, as FAISS scores them; the k-th score is
-** a radius, and by their codes (exact.h) all rows that may be within it are found, and scored.
+** A tile of rows is compared with all rows by integer codes (tiles.h), which tells how near the
+** nearest of each group of eight is, and from that the neighbours are found (neighbour_seeker.h).
 ** The answers are those of single searches, to the last bit. Tiles do not depend on each other,
 ** and are spread over the threads that the reader allows (workers.h).
 */
