@@ -9,6 +9,7 @@
 #include <c_api/index_factory_c.h>
 
 #include "approximate_rows.h"
+#include "faiss_call.h"
 #include "faiss_shim.h"
 #include "message.h"
 
@@ -39,7 +40,7 @@ static int make(const index_kind *kind, vector_metric metric, int dimension, Fai
 {
     *out = NULL;
     int code = faiss_index_factory(out, dimension, kind->text, faiss_metric_of(metric));
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
 }
 
 int approximate_check(const index_kind *kind, vector_metric metric, int dimension, char **message)
@@ -105,7 +106,7 @@ static int begin(approximate *a, int rc, int64_t rows, approximate **out, char *
         rc = approximate_rows_reserve(&a->rows, rows);
     if (rc == SQLITE_OK) {
         int code = faiss_shim_reserve(a->faiss, rows);
-        rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
+        rc = code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
     }
     if (rc == SQLITE_OK)
         *out = a;
@@ -138,7 +139,7 @@ int approximate_open_from(const approximate *from, int empty, int64_t rows, appr
     int code = faiss_shim_copy(from->faiss, &a->faiss);
     if (code == 0 && empty)
         code = faiss_Index_reset(a->faiss);
-    int rc = code == 0 ? SQLITE_OK : segment_failure(code, message);
+    int rc = code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
     if (rc == SQLITE_OK && !empty)
         rc = approximate_rows_reserve(&a->rows, rows > from->rows.count ? rows : from->rows.count);
     if (rc == SQLITE_OK && !empty)
@@ -166,9 +167,9 @@ static int wants_stop(void *argument)
 static double misfit_of(const approximate *a, const float *vectors, int count)
 {
     double misfit;
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_shim_misfit(a->faiss, count, vectors, &misfit);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     return code == 0 ? misfit : 0;
 }
 
@@ -193,19 +194,19 @@ int approximate_train(approximate *a, const float *sample, int count, index_chec
     if (!a->kind.is_trained)
         return SQLITE_OK;
     asking asked = {.check = check, .argument = argument};
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     if (check)
         faiss_shim_watch(wants_stop, &asked);
     int code = faiss_shim_learn(a->faiss, count, sample);
     if (check)
         faiss_shim_watch(NULL, NULL);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     if (asked.rc != SQLITE_OK) {
         *message = asked.message;
         return asked.rc;
     }
     if (code != 0)
-        return segment_failure(code, message);
+        return faiss_call_failure(code, message);
     enum { JUDGED = 1024 };
     a->trained_misfit = misfit_of(a, sample, count < JUDGED ? count : JUDGED);
     return SQLITE_OK;
@@ -234,11 +235,11 @@ int approximate_add(approximate *a, const float *vectors, const int64_t *keys,
         if (rc != SQLITE_OK)
             return rc;
     }
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_Index_add(a->faiss, count, vectors);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     if (code != 0)
-        return segment_failure(code, message);
+        return faiss_call_failure(code, message);
     int rc = SQLITE_OK;
     for (int i = 0; rc == SQLITE_OK && i < count; i++)
         rc = approximate_rows_append(&a->rows, keys[i], hashes[i]);
@@ -253,7 +254,7 @@ int approximate_sort(approximate *a, char **message)
     int rc = order ? approximate_rows_sort(&a->rows, order) : SQLITE_NOMEM;
     int code = rc == SQLITE_OK ? faiss_shim_permute(a->faiss, order) : 0;
     sqlite3_free(order);
-    return code == 0 ? rc : segment_failure(code, message);
+    return code == 0 ? rc : faiss_call_failure(code, message);
 }
 
 void approximate_settle(approximate *a)
@@ -332,7 +333,7 @@ int approximate_save(const approximate *a, approximate_write *write, void *argum
     int code = t.rc == SQLITE_OK ? faiss_shim_save(a->faiss, write_on, &t) : 0;
     if (t.rc != SQLITE_OK)
         return t.rc;
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
 }
 
 /* Its rows, but not yet what FAISS has of them. */
@@ -352,7 +353,7 @@ static int load_rows(approximate *a, int64_t count, transfer *t)
 /* Where FAISS asks for more memory than it gets, numbers in the bytes may be what it asks for. */
 static int load_failure(int code, char **message)
 {
-    int rc = segment_failure(code, message);
+    int rc = faiss_call_failure(code, message);
     return rc == SQLITE_NOMEM
                ? set_message(message, sqlite3_mprintf("FAISS gets no memory for what it says"))
                : rc;
@@ -427,7 +428,7 @@ int64_t approximate_count(const approximate *a)
 int approximate_vector(const approximate *a, int64_t place, float *out, char **message)
 {
     int code = faiss_Index_reconstruct(a->faiss, place, out);
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
 }
 
 size_t approximate_bytes(const approximate *a)
@@ -468,13 +469,13 @@ int approximate_search(approximate *a, const float *query, int64_t k, const sear
     size_t bytes = ((size_t)a->rows.count + 7) / 8;
     *found = 0;
     faiss_shim_visited *visited = take_visited(a);
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_shim_search(a->faiss, query, k, effort->ef_search, effort->nprobe,
                                  (const uint8_t *)selected, bytes, &visited, scores, places);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     keep_visited(a, visited);
     if (code != 0)
-        return segment_failure(code, message);
+        return faiss_call_failure(code, message);
     for (int64_t i = 0; i < k; i++) {
         if (places[i] < 0 || places[i] >= a->rows.count || !is_allowed(allowed, places[i]))
             continue;

@@ -5,10 +5,10 @@
 
 #include <c_api/VectorTransform_c.h>
 
+#include "faiss_call.h"
 #include "faiss_shim.h"
 #include "kernel.h"
 #include "rounding.h"
-#include "segment.h"
 
 basis *basis_retain(basis *b)
 {
@@ -74,9 +74,9 @@ void basis_project(const basis *b, const float *z, int count, float *p)
         round_project(faiss_shim_matrix(b->pca), b->width, b->dimension, z, p);
         return;
     }
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     faiss_shim_project(b->pca, count, z, p);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
 }
 
 /* |r² - r̂²| <= η with p off by at most `wrong` in norm gives |r - r̂| <= η / r̂, and

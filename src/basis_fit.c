@@ -8,9 +8,9 @@
 #include <c_api/VectorTransform_c.h>
 
 #include "basis_trial.h"
+#include "faiss_call.h"
 #include "faiss_shim.h"
 #include "rounding.h"
-#include "segment.h"
 
 enum {
     DIMENSION_LEAST = 96, /* below, reading the vectors is as fast */
@@ -285,11 +285,11 @@ static void project_sample(const basis *b, const float *sample, int count, float
 /* z is the centred sample. */
 static int train(basis *b, const float *z, int count)
 {
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_PCAMatrix_new_with(&b->pca, b->dimension, b->width, 0, 0);
     if (code == 0)
         code = faiss_shim_train(b->pca, count, z);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     int known = b->width, rc = code == 0 ? find_scale(b, &known) : SQLITE_NOMEM;
     if (rc == SQLITE_OK && faiss_shim_shorten(b->pca, b->width, known) != 0)
         rc = SQLITE_NOMEM;

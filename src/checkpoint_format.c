@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "faiss_call.h"
+
 const char checkpoint_magic[CHECKPOINT_MAGIC] = "faissckp";
 
 const checkpoint_section *checkpoint_section_of(const checkpoint_header *h, uint64_t part,
@@ -37,6 +39,6 @@ checkpoint_header checkpoint_header_of(const checkpoint_shape *shape)
     h.dimension = (uint32_t)shape->dimension;
     h.ef_construction = (uint32_t)shape->kind->ef_construction;
     sqlite3_snprintf(sizeof h.kind, h.kind, "%s", shape->kind->text);
-    sqlite3_snprintf(sizeof h.faiss, h.faiss, "%s", segment_faiss_version());
+    sqlite3_snprintf(sizeof h.faiss, h.faiss, "%s", faiss_call_version());
     return h;
 }

@@ -2,7 +2,7 @@
 
 #include <c_api/Index_c.h>
 
-#include "segment.h"
+#include "faiss_call.h"
 
 static FaissMetricType faiss_metric(vector_metric metric)
 {
@@ -18,7 +18,7 @@ int flat_open(vector_metric metric, const float *vectors, int count, int dimensi
         code = faiss_Index_add(*out, count, vectors);
     if (code == 0)
         return SQLITE_OK;
-    int rc = segment_failure(code, message);
+    int rc = faiss_call_failure(code, message);
     if (*out)
         faiss_IndexFlat_free(*out);
     *out = NULL;
@@ -28,18 +28,18 @@ int flat_open(vector_metric metric, const float *vectors, int count, int dimensi
 int flat_search(const FaissIndexFlat *flat, int count, const float *queries, int k, float *scores,
                 idx_t *labels, char **message)
 {
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_Index_search(flat, count, queries, k, scores, labels);
-    segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    faiss_call_restore_threads(threads);
+    return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
 }
 
 int flat_scores(const FaissIndexFlat *flat, int count, const float *queries, int n,
                 const idx_t *labels, float *scores, char **message)
 {
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_IndexFlat_compute_distance_subset((FaissIndexFlat *)flat, count, queries, n,
                                                        scores, labels);
-    segment_restore_threads(threads);
-    return code == 0 ? SQLITE_OK : segment_failure(code, message);
+    faiss_call_restore_threads(threads);
+    return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
 }

@@ -1,6 +1,7 @@
 #include "functions.h"
 
 #include "aggregate.h"
+#include "faiss_call.h"
 #include "function_results.h"
 #include "json.h"
 #include "naming.h"
@@ -197,7 +198,7 @@ static void faiss_version(sqlite3_context *context, int argc, sqlite3_value **ar
 {
     (void)argc;
     (void)argv;
-    char *text = sqlite3_mprintf("%s (FAISS %s, %s)", SQLITE_FAISS_VERSION, segment_faiss_version(),
+    char *text = sqlite3_mprintf("%s (FAISS %s, %s)", SQLITE_FAISS_VERSION, faiss_call_version(),
                                  FAISS_SIMD_LEVEL);
     if (text)
         sqlite3_result_text(context, text, -1, sqlite3_free);

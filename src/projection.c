@@ -5,6 +5,7 @@
 
 #include <c_api/VectorTransform_c.h>
 
+#include "faiss_call.h"
 #include "message.h"
 
 enum {
@@ -144,12 +145,12 @@ static void straighten(projection *p, int which)
 static int train(projection *p, const float *sample, int count, char **message)
 {
     FaissPCAMatrix *pca = NULL;
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     int code = faiss_PCAMatrix_new_with(&pca, p->from, p->to, 0, 0);
     if (code == 0)
         code = faiss_VectorTransform_train(pca, count, sample);
-    int rc = code == 0 ? read_axes(p, pca) : segment_failure(code, message);
-    segment_restore_threads(threads);
+    int rc = code == 0 ? read_axes(p, pca) : faiss_call_failure(code, message);
+    faiss_call_restore_threads(threads);
     faiss_VectorTransform_free(pca);
     for (int i = 0; rc == SQLITE_OK && i < p->to; i++)
         straighten(p, i);

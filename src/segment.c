@@ -1,18 +1,15 @@
 #include "segment.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <c_api/error_c.h>
 #include <c_api/utils/distances_c.h>
-#include <c_api/utils/utils_c.h>
 
+#include "faiss_call.h"
 #include "faiss_shim.h"
 #include "flat.h"
-#include "message.h"
 #include "vector_memory.h"
 
 struct segment {
@@ -35,39 +32,6 @@ struct segment {
     int kept_values;
     value_list values;
 };
-
-/* ---- FAISS ---- */
-
-int segment_use_one_thread(void)
-{
-    int threads = omp_get_max_threads();
-    if (threads != 1)
-        omp_set_num_threads(1);
-    return threads;
-}
-
-void segment_restore_threads(int threads)
-{
-    if (threads != 1)
-        omp_set_num_threads(threads);
-}
-
-/* Exceptions of the C++ library, and those that are none, come from memory alone here: what
-** can be wrong with arguments is checked before. FAISS's own text begins with a function and
-** a source line, which mean nothing to the user. */
-int segment_failure(int code, char **message)
-{
-    const char *text = faiss_get_last_error();
-    if (code != FAISS_EXCEPT || !text || strstr(text, "bad_alloc"))
-        return SQLITE_NOMEM;
-    const char *colon = strstr(text, ": ");
-    return set_message(message, sqlite3_mprintf("FAISS: %s", colon ? colon + 2 : text));
-}
-
-const char *segment_faiss_version(void)
-{
-    return faiss_get_version();
-}
 
 void segment_normalize(float *x, int dimension)
 {
@@ -413,9 +377,9 @@ static int largest_norm(const float *vectors, int count, int dimension, float *l
     float *norms = sqlite3_malloc64((sqlite3_uint64)count * sizeof *norms);
     if (!norms)
         return SQLITE_NOMEM;
-    int threads = segment_use_one_thread();
+    int threads = faiss_call_use_one_thread();
     faiss_fvec_norms_L2sqr(norms, vectors, (size_t)dimension, (size_t)count);
-    segment_restore_threads(threads);
+    faiss_call_restore_threads(threads);
     *largest = 0;
     for (int i = 0; i < count; i++)
         *largest = fmaxf(*largest, norms[i]);
@@ -535,10 +499,10 @@ int segment_scores(const segment *s, const vector_reader *reader, const float *q
     if (!s->flat)
         return score_all_from_source(s, reader, query, slots, count, scores, message);
     if (slots) {
-        int threads = segment_use_one_thread();
+        int threads = faiss_call_use_one_thread();
         int code = score_listed(s, query, slots, count, scores);
-        segment_restore_threads(threads);
-        return code == 0 ? SQLITE_OK : segment_failure(code, message);
+        faiss_call_restore_threads(threads);
+        return code == 0 ? SQLITE_OK : faiss_call_failure(code, message);
     }
     int rc = SQLITE_OK;
     for (int begin = 0; begin < count && rc == SQLITE_OK; begin += SCORES_PIECE) {

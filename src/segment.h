@@ -99,16 +99,4 @@ int segment_scores(const segment *s, const vector_reader *reader, const float *q
 ** whose squares would leave float32's range are scaled by a power of two first. */
 void segment_normalize(float *x, int dimension);
 
-/* Pin FAISS and BLAS to the calling thread; returns what to give to
-** segment_restore_threads(). OpenMP keeps the number per thread, and the host may
-** use OpenMP as well. */
-int segment_use_one_thread(void);
-void segment_restore_threads(int threads);
-
-/* Turn the code of a failed call of FAISS into a message, or SQLITE_NOMEM. */
-int segment_failure(int code, char **message);
-
-/* "1.12.0": the version of the FAISS in use. */
-const char *segment_faiss_version(void);
-
 #endif
