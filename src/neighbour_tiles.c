@@ -14,7 +14,8 @@ enum {
     CANDIDATES_LEAST = 2048, /* a row with more of them, and more than a 12th of all rows, is … */
     CANDIDATES_SHARE = 12,   /* … searched alone, … */
     FUTILE_SHARE = 4,        /* … and where a 4th of a block is, matrix products are faster */
-    PLAIN_ROWS_MOST = 1024   /* rows of segments without a sketch, which are always scored */
+    PLAIN_ROWS_MOST = 1024,  /* rows of segments without a sketch, which are always scored, … */
+    PLAIN_ROWS_SHARE = 8     /* … and less than an 8th of all */
 };
 
 /* What one thread works with. */
@@ -100,7 +101,7 @@ static int join_sketches(neighbour_tiles *t)
             plain += rows[s];
         segment_let_go_sketch(v->segments[s]);
     }
-    if (t->rows && (plain > PLAIN_ROWS_MOST || plain >= v->rows / 8)) {
+    if (t->rows && (plain > PLAIN_ROWS_MOST || plain >= v->rows / PLAIN_ROWS_SHARE)) {
         sketch_free(t->rows);
         t->rows = NULL;
     }
