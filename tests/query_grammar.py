@@ -358,9 +358,12 @@ class Search:
 
     def offer(self, key):
         """A column as the subquery offers it. A rowid is offered as another number: SQLite 3.40 gives no row of
-        `LEFT JOIN n ON n.rowid LIKE 'a%'` where none matches."""
+        `LEFT JOIN n ON n.rowid LIKE 'a%'` where none matches. That of the function has no affinity."""
         is_rowid = key == "id" and (not self.table.has_id_column or self.table.id.declared == "INTEGER PRIMARY KEY")
-        return f"CAST({self.inner(key)} AS INTEGER)" if is_rowid else self.inner(key)
+        if not is_rowid:
+            return self.inner(key)
+        number = f"CAST({self.inner(key)} AS INTEGER)"
+        return f"+{number} COLLATE BINARY" if self.form == "function" else number
 
     def subquery(self, with_k=True):
         """The rows by brute force; their score and distance too, unless the vector is another relation's."""
