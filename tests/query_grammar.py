@@ -3,8 +3,8 @@
 A query is made as text with marks like `⟨n.c1⟩` for a column of a table in its FROM clause, and
 rendered twice from there. By brute force, a search `n` is the subquery
 
-    (SELECT CAST(s.rowid AS INTEGER) AS rid, s.…, faiss_distance(s.embedding, VECTOR, METRIC) AS distance, …
-     FROM docs AS s WHERE s.embedding IS NOT NULL) AS n
+    (SELECT s.rowid AS rid, s.…, faiss_distance(s.embedding, VECTOR, METRIC) AS distance, …
+     FROM docs AS s WHERE s.embedding IS NOT NULL LIMIT -1) AS n
 
 and with k the first k of it by (distance, rid), after those terms of the query that count before
 k. So all that a query says beyond that is judged by SQLite itself on an ordinary table.
@@ -356,20 +356,11 @@ class Search:
             called = f"({self.vector}{'' if self.k is None else f', {self.k}'})"
         return f"{self.table.schema}.{self.table.index}{called} AS {self.alias}"
 
-    def offer(self, key):
-        """A column as the subquery offers it. A rowid is offered as another number: SQLite 3.40 gives no row of
-        `LEFT JOIN n ON n.rowid LIKE 'a%'` where none matches. That of the function has no affinity."""
-        is_rowid = key == "id" and (not self.table.has_id_column or self.table.id.declared == "INTEGER PRIMARY KEY")
-        if not is_rowid:
-            return self.inner(key)
-        number = f"CAST({self.inner(key)} AS INTEGER)"
-        return f"+{number} COLLATE BINARY" if self.form == "function" else number
-
     def subquery(self, with_k=True):
         """The rows by brute force; their score and distance too, unless the vector is another relation's."""
         names = ["id", *(key for key in self.columns if key != "id")]
-        parts = [f"CAST({self.row_number()} AS INTEGER) AS rid"]
-        parts += [f"{self.offer(key)} AS {quote(self.columns[key].offered)}" for key in names]
+        parts = [f"{self.row_number()} AS rid"]
+        parts += [f"{self.inner(key)} AS {quote(self.columns[key].offered)}" for key in names]
         parts.append("s.embedding AS embedding")
         if not self.of:
             parts += [f"{self.inner('score')} AS score", f"{self.inner('distance')} AS distance"]
@@ -378,7 +369,11 @@ class Search:
         if limits:
             where += [render(term, {self.alias: self}, True, inner=True) for term in self.before_k]
         text = f"SELECT {', '.join(parts)} FROM {self.rows()} WHERE {' AND '.join(where)}"
-        if limits:
+        if not limits:
+            # Keeps SQLite from merging it with the query: 3.40 gives no row of
+            # `LEFT JOIN n ON n.c LIKE 'a%'` where none matches and n.c is a rowid or indexed.
+            text += " LIMIT -1"
+        else:
             text = f"SELECT * FROM ({text}) ORDER BY distance, rid LIMIT {self.k}"
         return f"({text})"
 
