@@ -191,7 +191,7 @@ static int sketch_row(sketch *s, int i, const float *x, double z_squared, const 
         bounds_add(&s->bounds[line], row.lines[line].error, row.lines[line].norm);
     energy_add(&s->energy, row.z_squared, row.rest_of_first, row.rest);
     s->farthest = fmax(s->farthest, sqrt(z_squared) * (1 + 1e-9));
-    s->largest_norm = fmax(s->largest_norm, sqrt(round_square(x, b->dimension)) * (1 + 1e-9));
+    s->largest_norm = fmax(s->largest_norm, round_norm(x, b->dimension));
     return 0;
 }
 
@@ -263,16 +263,16 @@ int sketch_add_row(sketch *s, const sketch *from, int slot)
 static int join(sketch *s, const sketch *part, int rows)
 {
     int rc = SQLITE_OK, begin = s->count;
-    if (part && part->basis == s->basis)
-        append_codes(s, part, 0, rows);
-    else
+    if (!part || part->basis != s->basis) {
         for (int i = 0; rc == SQLITE_OK && i < rows; i++)
             rc = sketch_add_outlier(s);
-    if (part && part->basis == s->basis && part->outliers) {
-        memcpy(s->outliers + begin, part->outliers, (size_t)rows);
-        s->outlier_count += part->outlier_count;
+        return rc;
     }
-    return rc;
+    append_codes(s, part, 0, rows);
+    if (part->outliers)
+        memcpy(s->outliers + begin, part->outliers, (size_t)rows);
+    s->outlier_count += part->outlier_count;
+    return SQLITE_OK;
 }
 
 int sketch_join(const sketch *const *parts, const int *rows, int count, sketch **out)
@@ -416,9 +416,7 @@ int query_sketch_new(const basis *b, vector_metric metric, const float *query, q
     float *p = basis_room((size_t)b->width, sizeof *p);
     *out = NULL;
     if (q && z && p) {
-        *q = (query_sketch){.basis = b,
-                            .metric = metric,
-                            .norm = sqrt(round_square(query, b->dimension)) * (1 + 1e-9)};
+        *q = (query_sketch){.basis = b, .metric = metric, .norm = round_norm(query, b->dimension)};
         if (metric == METRIC_KIND_IP)
             encode_for_products(q, query, z, p);
         else

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernel.h"
+#include "rounding.h"
 #include "tiles.h"
 
 enum {
@@ -31,20 +32,16 @@ static int first_rows(const neighbour_scope *t)
     return t->k + 1 + SPARE;
 }
 
-static void *room_for(int64_t count, size_t size)
-{
-    return sqlite3_malloc64(((sqlite3_uint64)count + 1) * size);
-}
-
 int neighbour_seeker_open(neighbour_seeker *w, const neighbour_scope *t)
 {
-    int64_t rows = t->version->rows + TILE_GROUP, scored = t->most + first_rows(t);
-    *w = (neighbour_seeker){.near = room_for(first_rows(t), sizeof *w->near),
-                            .nearer = room_for(first_rows(t), sizeof *w->nearer),
-                            .positions = room_for(rows + t->outlier_count, sizeof *w->positions),
-                            .distances = room_for(rows, sizeof *w->distances),
-                            .scores = room_for(scored, sizeof *w->scores),
-                            .scored = room_for(scored, sizeof *w->scored)};
+    size_t rows = (size_t)t->version->rows + TILE_GROUP, first = (size_t)first_rows(t);
+    size_t scored = (size_t)t->most + first, outliers = (size_t)t->outlier_count;
+    *w = (neighbour_seeker){.near = basis_room(first, sizeof *w->near),
+                            .nearer = basis_room(first, sizeof *w->nearer),
+                            .positions = basis_room(rows + outliers, sizeof *w->positions),
+                            .distances = basis_room(rows, sizeof *w->distances),
+                            .scores = basis_room(scored, sizeof *w->scores),
+                            .scored = basis_room(scored, sizeof *w->scored)};
     return w->near && w->nearer && w->positions && w->distances && w->scores && w->scored
                ? SQLITE_OK
                : SQLITE_NOMEM;
@@ -270,15 +267,6 @@ static int find_candidates(const neighbour_scope *t, neighbour_seeker *w, const 
     return keep_within(t, w, query, limits, lines, count);
 }
 
-/* |x|, or a little more. */
-static double norm_of(const float *x, int dimension)
-{
-    double sum = 0;
-    for (int i = 0; i < dimension; i++)
-        sum += (double)x[i] * (double)x[i];
-    return sqrt(sum) * (1 + 1e-9);
-}
-
 /* Score the other rows that may be as near as the rank, into w->scored: *scored with those that
 ** are there. Returns a result code; SQLITE_DONE where there are too many. */
 static int score_candidates(const neighbour_scope *t, neighbour_seeker *w, const asked_row *asked,
@@ -313,7 +301,7 @@ static int look_around(const neighbour_scope *t, neighbour_seeker *w, asked_row 
     int s, slot;
     index_locate(v, asked->position, &s, &slot);
     const float *x = segment_vector(v->segments[s], slot);
-    asked->norm = norm_of(x, v->dimension);
+    asked->norm = round_norm(x, v->dimension);
     int rc = query_sketch_of_row(t->rows, (int)asked->position, &asked->row);
     if (rc == SQLITE_OK && v->metric == METRIC_KIND_IP)
         rc = query_sketch_new(sketch_basis(t->rows), v->metric, x, &asked->query);

@@ -10,11 +10,11 @@
 #include "exact.h"
 #include "walk.h"
 
-/* What is the same for every row. All of it is borrowed. */
+/* What is the same for every row, and borrowed by who seeks. */
 typedef struct neighbour_scope {
     const index_version *version;
-    const sketch *rows;      /* of all its rows, by their positions */
-    const int64_t *outliers; /* positions of rows whose codes say nothing, ascending */
+    sketch *rows;      /* of all its rows, by their positions */
+    int64_t *outliers; /* positions of rows whose codes say nothing, ascending */
     int outlier_count;
     int groups; /* of rows */
     int k;

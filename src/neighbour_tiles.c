@@ -31,8 +31,6 @@ struct neighbour_tiles {
     vector_reader reader;
     int threads;
     int tiles;            /* of the next block */
-    sketch *rows;         /* the scope's … */
-    int64_t *outliers;    /* … and its outliers */
     char *packed;         /* the codes of the rows, … */
     int width;            /* … so many components of each */
     workplace *places;    /* of each thread */
@@ -53,16 +51,11 @@ static int segments_have_vectors(const index_version *v)
     return have;
 }
 
-static void *room_for(int64_t count, size_t size)
-{
-    return sqlite3_malloc64(((sqlite3_uint64)count + 1) * size);
-}
-
 static int workplace_open(const neighbour_tiles *t, workplace *w)
 {
     *w = (workplace){.queries = sqlite3_malloc64(tile_queries_bytes(TILE_QUERIES, t->width)),
-                     .codes = room_for(TILE_QUERIES, (size_t)t->width + SKETCH_PAIR_SPARE),
-                     .least = room_for((int64_t)t->scope.groups * TILE_QUERIES, sizeof *w->least)};
+                     .codes = basis_room(TILE_QUERIES, (size_t)t->width + SKETCH_PAIR_SPARE),
+                     .least = basis_room((size_t)t->scope.groups * TILE_QUERIES, sizeof *w->least)};
     int rc = neighbour_seeker_open(&w->seeker, &t->scope);
     return w->queries && w->codes && w->least ? rc : SQLITE_NOMEM;
 }
@@ -81,13 +74,13 @@ static int64_t rows_of_block(const neighbour_tiles *t)
     return (int64_t)(t->threads > 1 ? TILES_MOST : 1) * TILE_QUERIES;
 }
 
-/* Join the sketches of the segments: t->rows, NULL where too few rows have one of the same
+/* Join the sketches of the segments: t->scope.rows, NULL where too few rows have one of the same
 ** basis. */
 static int join_sketches(neighbour_tiles *t)
 {
     const index_version *v = t->scope.version;
-    const sketch **own = room_for(v->segment_count, sizeof *own);
-    int *rows = room_for(v->segment_count, sizeof *rows);
+    const sketch **own = basis_room((size_t)v->segment_count, sizeof *own);
+    int *rows = basis_room((size_t)v->segment_count, sizeof *rows);
     int rc = own && rows ? SQLITE_OK : SQLITE_NOMEM;
     int64_t plain = 0;
     for (int s = 0; rc == SQLITE_OK && s < v->segment_count; s++) {
@@ -95,15 +88,15 @@ static int join_sketches(neighbour_tiles *t)
         rows[s] = segment_count(v->segments[s]);
     }
     if (rc == SQLITE_OK)
-        rc = sketch_join(own, rows, v->segment_count, &t->rows);
+        rc = sketch_join(own, rows, v->segment_count, &t->scope.rows);
     for (int s = 0; own && rows && s < v->segment_count; s++) {
-        if (!own[s] || (t->rows && sketch_basis(own[s]) != sketch_basis(t->rows)))
+        if (!own[s] || (t->scope.rows && sketch_basis(own[s]) != sketch_basis(t->scope.rows)))
             plain += rows[s];
         segment_let_go_sketch(v->segments[s]);
     }
-    if (t->rows && (plain > PLAIN_ROWS_MOST || plain >= v->rows / PLAIN_ROWS_SHARE)) {
-        sketch_free(t->rows);
-        t->rows = NULL;
+    if (t->scope.rows && (plain > PLAIN_ROWS_MOST || plain >= v->rows / PLAIN_ROWS_SHARE)) {
+        sketch_free(t->scope.rows);
+        t->scope.rows = NULL;
     }
     sqlite3_free(own);
     sqlite3_free(rows);
@@ -112,16 +105,16 @@ static int join_sketches(neighbour_tiles *t)
 
 static int list_outliers(neighbour_tiles *t)
 {
-    const uint8_t *outliers = sketch_outliers(t->rows);
+    const uint8_t *outliers = sketch_outliers(t->scope.rows);
     int64_t rows = t->scope.version->rows, count = 0;
     for (int64_t i = 0; outliers && i < rows; i++)
         count += outliers[i];
-    t->outliers = room_for(count, sizeof *t->outliers);
-    if (!t->outliers)
+    t->scope.outliers = basis_room((size_t)count, sizeof *t->scope.outliers);
+    if (!t->scope.outliers)
         return SQLITE_NOMEM;
     for (int64_t i = 0; outliers && i < rows; i++) {
         if (outliers[i])
-            t->outliers[t->scope.outlier_count++] = i;
+            t->scope.outliers[t->scope.outlier_count++] = i;
     }
     return SQLITE_OK;
 }
@@ -129,15 +122,15 @@ static int list_outliers(neighbour_tiles *t)
 /* Pack the codes of all rows, block after block. */
 static int pack_rows(neighbour_tiles *t, char **message)
 {
-    const uint8_t *outliers = sketch_outliers(t->rows);
+    const uint8_t *outliers = sketch_outliers(t->scope.rows);
     int rows = (int)t->scope.version->rows, blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    int8_t *codes = room_for(TILE_ROWS, (size_t)t->width + SKETCH_PAIR_SPARE);
+    int8_t *codes = basis_room(TILE_ROWS, (size_t)t->width + SKETCH_PAIR_SPARE);
     t->scope.groups = blocks * TILE_LANES;
-    t->packed = room_for(blocks, tile_rows_bytes(t->width));
+    t->packed = basis_room((size_t)blocks, tile_rows_bytes(t->width));
     int rc = codes && t->packed ? SQLITE_OK : SQLITE_NOMEM;
     for (int i = 0; rc == SQLITE_OK && i < blocks; i++) {
         int first = i * TILE_ROWS, n = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
-        sketch_pair_codes(t->rows, first, n, codes);
+        sketch_pair_codes(t->scope.rows, first, n, codes);
         tile_pack_rows(codes, n, t->width, outliers ? outliers + first : NULL,
                        t->packed + (size_t)i * tile_rows_bytes(t->width));
         if (t->reader.check)
@@ -153,8 +146,6 @@ static int make_ready(neighbour_tiles *t, char **message)
     int64_t worth = t->scope.version->rows / CANDIDATES_SHARE;
     t->scope.most = (int)(worth > CANDIDATES_LEAST ? worth : CANDIDATES_LEAST);
     int rc = list_outliers(t);
-    t->scope.rows = t->rows;
-    t->scope.outliers = t->outliers;
     if (rc == SQLITE_OK)
         rc = pack_rows(t, message);
     for (int i = 0; rc == SQLITE_OK && i < t->threads; i++)
@@ -184,16 +175,16 @@ int neighbour_tiles_open(index_version *v, int64_t k, const vector_reader *reade
     t->scope.k = (int)k;
     t->threads = reader->threads > 1 ? reader->threads : 1;
     t->tiles = t->threads < TILES_MOST ? t->threads : TILES_MOST;
-    t->places = room_for(t->threads, sizeof *t->places);
-    t->hits = room_for(rows_of_block(t) * k, sizeof *t->hits);
-    t->answered = room_for(rows_of_block(t), sizeof *t->answered);
+    t->places = basis_room((size_t)t->threads, sizeof *t->places);
+    t->hits = basis_room((size_t)(rows_of_block(t) * k), sizeof *t->hits);
+    t->answered = basis_room((size_t)rows_of_block(t), sizeof *t->answered);
     int rc = t->places && t->hits && t->answered ? SQLITE_OK : SQLITE_NOMEM;
     if (t->places)
-        memset(t->places, 0, ((size_t)t->threads + 1) * sizeof *t->places);
+        memset(t->places, 0, (size_t)t->threads * sizeof *t->places);
     if (rc == SQLITE_OK)
         rc = join_sketches(t);
-    t->width = t->rows ? sketch_pair_width(t->rows) : 0;
-    int pays = rc == SQLITE_OK && t->rows && t->width <= TILE_WIDTH_MOST;
+    t->width = t->scope.rows ? sketch_pair_width(t->scope.rows) : 0;
+    int pays = rc == SQLITE_OK && t->scope.rows && t->width <= TILE_WIDTH_MOST;
     if (pays)
         rc = make_ready(t, message);
     if (rc == SQLITE_OK && pays)
@@ -209,9 +200,9 @@ void neighbour_tiles_close(neighbour_tiles *t)
         return;
     for (int i = 0; t->places && i < t->threads; i++)
         workplace_close(&t->places[i]);
-    sketch_free(t->rows);
+    sketch_free(t->scope.rows);
     sqlite3_free(t->packed);
-    sqlite3_free(t->outliers);
+    sqlite3_free(t->scope.outliers);
     sqlite3_free(t->places);
     sqlite3_free(t->hits);
     sqlite3_free(t->answered);
@@ -239,7 +230,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
 {
     neighbour_tiles *t = argument;
     workplace *w = &t->places[thread];
-    const uint8_t *outliers = sketch_outliers(t->rows);
+    const uint8_t *outliers = sketch_outliers(t->scope.rows);
     const int8_t *codes[TILE_QUERIES];
     int64_t begin = (int64_t)part * TILE_QUERIES, queries[TILE_QUERIES];
     int count = 0, rc = SQLITE_OK;
@@ -247,7 +238,7 @@ static void fill_tile(void *argument, int part, int thread, workers_task *task)
         int8_t *code = w->codes + (size_t)count * (size_t)t->width;
         if (outliers && outliers[t->first + i])
             continue;
-        sketch_pair_codes(t->rows, (int)(t->first + i), 1, code);
+        sketch_pair_codes(t->scope.rows, (int)(t->first + i), 1, code);
         codes[count] = code;
         queries[count++] = i;
     }

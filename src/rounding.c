@@ -78,6 +78,11 @@ double round_square(const float *x, int count)
     return sum_of(sums);
 }
 
+double round_norm(const float *x, int count)
+{
+    return sqrt(round_square(x, count)) * (1 + 1e-9);
+}
+
 /* One component; comparisons with NaN are false. */
 COMPILED_IN double round_one(double y, double step, double finer, double most, double *squares,
                              double *lost, double *codes, double *cut)

@@ -19,6 +19,9 @@ int round_additions(int count);
 /* |x|², added up in double. */
 double round_square(const float *x, int count);
 
+/* |x|, or a little more, whatever was rounded. */
+double round_norm(const float *x, int count);
+
 /* What rounding has found out about some components y. */
 typedef struct rounded {
     double squares; /* y², added up */
